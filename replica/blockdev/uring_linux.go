@@ -1,0 +1,13 @@
+// Copyright The blockmirror Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package blockdev
+
+import "fmt"
+
+func (f *File) prefersRing() bool { return false }
+
+// NewRing returns ErrNotSupported.
+func NewRing(*File, int) (Queue, error) {
+	return nil, fmt.Errorf("io_uring: %w", ErrNotSupported)
+}
