@@ -20,6 +20,12 @@ const (
 	B ReplicationProtocol = 2
 	// C: when it is on both disks.
 	C ReplicationProtocol = 3
+
+	// The same by longer names, for places where a single letter would not
+	// be understood.
+	ProtocolA = A
+	ProtocolB = B
+	ProtocolC = C
 )
 
 // String returns "A", "B" or "C".
