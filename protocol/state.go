@@ -228,7 +228,7 @@ func (c ConnState) mirrored() ConnState {
 
 // String returns the fields in DRBD's words, for example
 // "role=Primary peer=Secondary conn=Connected disk=UpToDate pdsk=UpToDate",
-// followed by the names of the flags that are set.
+// followed by the flags that are set, for example " user_isp=1".
 func (s State) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "role=%v peer=%v conn=%v disk=%v pdsk=%v", s.Role, s.Peer, s.Conn, s.Disk, s.PeerDisk)
@@ -240,8 +240,7 @@ func (s State) String() string {
 		{s.UserISP, "user_isp"}, {s.SuspNoData, "susp_nod"}, {s.SuspFencing, "susp_fen"},
 	} {
 		if f.set {
-			b.WriteByte(' ')
-			b.WriteString(f.name)
+			b.WriteString(" " + f.name + "=1")
 		}
 	}
 	return b.String()
