@@ -5,22 +5,22 @@
 // and memory behind one small interface, and queues that keep several requests of
 // a device under way.
 //
-//	          Op: read, write, flush, discard, zero
-//	                         |
-//	                      Queue                 order: only "flush covers what had completed"
-//	            ____________/ \____________
-//	           |                           |
-//	    io_uring (Linux,            goroutines that call
-//	    direct I/O on a disk)       the device (everywhere)
-//	           |                           |
-//	           +-----------+---------------+
+//	        Op: read, write, flush, discard, zero
 //	                       |
-//	                    Device                  ReadAt, WriteAt, Flush, Size, Close
-//	        _______________|________________    + Discarder, ZeroWriter, FUAWriter, Limiter, Resizer
-//	       |               |                |
-//	     File            Memory           Faulty ---> any Device
-//	  file or disk,    sparse, for      injects errors, hangs and
-//	  O_DIRECT, lock   tests, examples  power cuts, for tests
+//	                    Queue                 order: only "flush covers what had completed"
+//	          ____________/ \____________
+//	         |                           |
+//	  io_uring (Linux,            goroutines that call
+//	  direct I/O on a disk)       the device (everywhere)
+//	         |                           |
+//	         +-----------+---------------+
+//	                     |
+//	                  Device                  ReadAt, WriteAt, Flush, Size, Close
+//	      _______________|________________    + Discarder, ZeroWriter, FUAWriter, Limiter, Resizer
+//	     |               |                |
+//	   File            Memory           Faulty ---> any Device
+//	file or disk,    sparse, for      injects errors, hangs and
+//	O_DIRECT, lock   tests, examples  power cuts, for tests
 //
 // # Durability
 //
