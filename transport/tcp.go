@@ -117,7 +117,7 @@ func (s *tcpStreams) tune(c net.Conn) error {
 
 // Dial implements Streams.
 func (s *tcpStreams) Dial(ctx context.Context) (net.Conn, error) {
-	d := net.Dialer{KeepAlive: -1} // tune sets it
+	d := net.Dialer{KeepAlive: -1}           // tune sets it
 	host, _, _ := net.SplitHostPort(s.local) // newTCPStreams has checked it
 	if ip, err := netip.ParseAddr(host); err == nil && !ip.IsUnspecified() {
 		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip, 0))
