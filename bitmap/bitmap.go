@@ -209,11 +209,7 @@ func (b *Bitmap) NextSet(from uint64) (uint64, bool) {
 		return from + uint64(bits.TrailingZeros64(v)), true
 	}
 	w++
-	for p := w / pageWords; ; p = w / pageWords {
-		p = b.some.next(p)
-		if p < 0 {
-			return 0, false
-		}
+	for p := b.some.next(w / pageWords); p >= 0; p = b.some.next(p + 1) {
 		w = max(w, p*pageWords)
 		for end := min((p+1)*pageWords, len(b.words)); w < end; w++ {
 			if v := b.words[w]; v != 0 {
@@ -221,6 +217,7 @@ func (b *Bitmap) NextSet(from uint64) (uint64, bool) {
 			}
 		}
 	}
+	return 0, false
 }
 
 // NextClear returns the first clear bit at or after from.
@@ -240,11 +237,7 @@ func (b *Bitmap) nextClear(from uint64) uint64 {
 		return from + uint64(bits.TrailingZeros64(v))
 	}
 	w++
-	for p := w / pageWords; ; p = w / pageWords {
-		p = b.gaps.next(p)
-		if p < 0 {
-			return b.bits
-		}
+	for p := b.gaps.next(w / pageWords); p >= 0; p = b.gaps.next(p + 1) {
 		w = max(w, p*pageWords)
 		for end := min((p+1)*pageWords, len(b.words)); w < end; w++ {
 			if v := ^b.words[w]; v != 0 {
@@ -252,6 +245,7 @@ func (b *Bitmap) nextClear(from uint64) uint64 {
 			}
 		}
 	}
+	return b.bits
 }
 
 // Ranges iterates over the maximal ranges [from, to) of set bits in ascending
