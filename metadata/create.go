@@ -90,19 +90,24 @@ func Create(dev io.WriterAt, v Version, loc Location, deviceBytes int64, opt Cre
 	if err != nil {
 		return Superblock{}, err
 	}
+	return sb, install(dev, l, &sb, func() error {
+		return zeroRange(dev, l.BitmapOffset, l.BitmapSize)
+	})
+}
+
+// install writes complete metadata: no superblock, activity log and bitmap, then
+// the superblock, each step durable before the next.
+func install(dev io.WriterAt, l Layout, sb *Superblock, writeBitmap func() error) error {
 	if err := Wipe(dev, l); err != nil {
-		return Superblock{}, err
+		return err
 	}
-	if err := initActivityLog(dev, l); err != nil {
-		return Superblock{}, err
+	if err := writeBitmap(); err != nil {
+		return err
 	}
-	if err := zeroRange(dev, l.BitmapOffset, l.BitmapSize); err != nil {
-		return Superblock{}, err
+	if err := initActivityLog(dev, l); err != nil { // flushes the bitmap, too
+		return err
 	}
-	if err := flush(dev); err != nil {
-		return Superblock{}, err
-	}
-	return sb, WriteSuperblock(dev, l, &sb)
+	return WriteSuperblock(dev, l, sb)
 }
 
 // WriteSuperblock encodes sb to its place and flushes. Nothing else is flushed

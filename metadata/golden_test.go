@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -161,6 +162,7 @@ func TestGoldenApplyAL(t *testing.T) {
 			res, err := ApplyAL(d, g.location(t), g.DeviceBytes)
 			require.NoError(t, err)
 			require.Equal(t, g.Hot, append([]activitylog.Extent{}, res.Replay.Hot...))
+			require.Equal(t, g.ApplyStderr, strings.Join(res.Messages(err), "\n"))
 			require.True(t, d.equal(g.device(t, ".applied")), "not the bytes the tool leaves")
 
 			sb, l, err := Read(d, g.location(t), g.DeviceBytes)
