@@ -150,7 +150,7 @@ var catalog = [slots]row{
 	// Before a version is agreed.
 	slotInitialMeta:        {name: "P_INITIAL_META", streams: onMeta, opening: true, fresh: freshEmpty},
 	slotInitialData:        {name: "P_INITIAL_DATA", streams: onData, opening: true, fresh: freshEmpty},
-	slotConnectionFeatures: {name: "P_CONNECTION_FEATURES", streams: onData, opening: true, size: bounds{body: connectionFeaturesBytes}, fresh: func() Packet { return new(ConnectionFeatures) }},
+	slotConnectionFeatures: {name: "P_CONNECTION_FEATURES", streams: onData, opening: true, size: bounds{body: connectionFeaturesBytes}, fresh: func() Packet { return new(ConnectionFeatures) }, fail: ErrIncompatible},
 }
 
 func freshData() Packet             { return new(Data) }

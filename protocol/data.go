@@ -153,7 +153,7 @@ func (d *Data) Decode(body []byte, s *Session) error {
 }
 
 // DecodeAs reads the body of a packet of command c. Digest and data may follow in
-// body and are not looked at. In the packets that carry Size the flag that belongs
+// body, except in P_TRIM and P_ZEROES, and are not looked at. In the packets that carry Size the flag that belongs
 // to the command is set in d whether or not the peer set it.
 //
 // Errors: ErrLength; ErrField for an impossible address or size, for a Size above
@@ -164,7 +164,7 @@ func (d *Data) DecodeAs(c Command, body []byte, s *Session) error {
 	if flag != 0 {
 		want = rangeBytes
 	}
-	if len(body) < want {
+	if len(body) < want || len(body) > want && (c == CmdTrim || c == CmdZeroes) {
 		return lengthError(c, len(body), want)
 	}
 	r := Data{

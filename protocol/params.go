@@ -223,3 +223,21 @@ func (p *SyncParam) Decode(body []byte, s *Session) error {
 	*p = r
 	return nil
 }
+
+// Compatible compares the own parameters p with those in the peer's first packet for
+// this volume on a connection. A nil means that they fit. Otherwise the error is
+// ErrMismatch and the node goes StandAlone; later in a connection different names are
+// adopted instead. Only the names that the agreed version carries are compared.
+// spec: wire 4.4.
+func (p SyncParam) Compatible(peer SyncParam, s *Session) error {
+	differ := func(option, own, theirs string) error {
+		return fmt.Errorf("%w: %s is %q here, %q there", ErrMismatch, option, own, theirs)
+	}
+	switch {
+	case s.Version >= versionVerify && p.VerifyAlg != peer.VerifyAlg:
+		return differ("verify-alg", p.VerifyAlg, peer.VerifyAlg)
+	case s.Version >= versionSyncParam89 && p.CsumsAlg != peer.CsumsAlg:
+		return differ("csums-alg", p.CsumsAlg, peer.CsumsAlg)
+	}
+	return nil
+}

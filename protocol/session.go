@@ -34,8 +34,9 @@ func (s *Session) digestBytes() uint32 {
 // version; read their body and ignore it.
 //
 // Errors: ErrUnknownCommand, ErrNotNegotiated (which is also an
-// ErrUnknownCommand), ErrWrongStream, ErrLength; for a wrong length of
-// P_AUTH_CHALLENGE also ErrChallenge, of P_AUTH_RESPONSE also ErrResponseLength.
+// ErrUnknownCommand), ErrWrongStream, ErrLength. Beside ErrLength, because a node
+// reacts differently there: ErrIncompatible for P_CONNECTION_FEATURES, ErrChallenge
+// for P_AUTH_CHALLENGE, ErrResponseLength for P_AUTH_RESPONSE.
 // spec: wire 4, 5, 9.1, 9.2.
 func (s *Session) CheckHeader(st Stream, h Header) error {
 	r := lookup(h.Command)
