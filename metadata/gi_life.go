@@ -29,12 +29,44 @@ func (g GenerationIDs) AdoptSkipped(peer GenerationIDs, primary bool) Generation
 }
 
 // SyncUUID names the resync this node is about to feed: bitmap identifier +
-// SyncUUIDStep, or random if there is no real one. See BecomeSource.
+// SyncUUIDStep, if there is a real one. Otherwise DRBD takes a random number; here its
+// lower 48 bits are those of the current identifier, so that FeedAfterAttach can tell
+// it from one that a new generation left behind.
 func (g GenerationIDs) SyncUUID(random UUID) UUID {
-	if g.Bitmap.reserved() {
-		return random.fresh()
+	if !g.Bitmap.reserved() {
+		return (g.Bitmap + SyncUUIDStep).fresh()
 	}
-	return (g.Bitmap + SyncUUIDStep).fresh()
+	s := random&^syncUUIDLow | g.Current&syncUUIDLow
+	for s.reserved() || s.Equal(g.Current) || s.Equal(g.History[0]) || s.Equal(g.History[1]) {
+		s += SyncUUIDStep
+	}
+	return s
+}
+
+// syncUUIDLow covers the bits that SyncUUIDStep leaves alone.
+const syncUUIDLow = SyncUUIDStep - 1
+
+// isSyncUUID reports whether the bitmap identifier was made by SyncUUID.
+func (g GenerationIDs) isSyncUUID() bool {
+	b := g.Bitmap
+	if b.reserved() {
+		return false
+	}
+	return b.Equal(g.History[0]+SyncUUIDStep) && !g.History[0].reserved() ||
+		(b & syncUUIDLow).Equal(g.Current&syncUUIDLow)
+}
+
+// RebaseFor is done before BecomeSource if every block is going to be copied, once all
+// bits are set on stable storage. Such a bitmap is relative to any generation, so if
+// target, the target's current identifier, is in the history (R80), it becomes the
+// bitmap identifier. DRBD does not do this; the gain is that a target which never
+// learns of the sync UUID is still known afterwards (R71), however often that happens,
+// instead of dropping off the end of the history.
+func (g GenerationIDs) RebaseFor(target UUID) GenerationIDs {
+	if !target.reserved() && (target.Equal(g.History[0]) || target.Equal(g.History[1])) {
+		g.Bitmap = target
+	}
+	return g
 }
 
 // BecomeSource is done on the way to SyncSource, whatever led there: the sync UUID
@@ -72,25 +104,74 @@ func (g GenerationIDs) FinishAsTarget(source GenerationIDs, primary bool) Genera
 // a failed block. With failed blocks nothing is done.
 func (g GenerationIDs) FinishAsSource() GenerationIDs { return g.ClearBitmap() }
 
-// NewCurrentOnPromotion reports whether a promotion begins a new generation (spec:
-// behaviour 2.7). forced says that the promotion had to declare the disk UpToDate;
-// connected that the connection is up; peerDisk is the peer's disk then. If it does
-// not, only SetPrimary is due.
-func (g GenerationIDs) NewCurrentOnPromotion(forced, connected bool, peerDisk DiskState) bool {
-	if forced {
-		return true
+// Birth says whether, and how, a data generation begins. See GenerationIDs.Begin.
+type Birth uint8
+
+// The ways a generation begins, or not.
+const (
+	NoBirth     Birth = iota // the identifiers stay; on a change of role SetPrimary is due
+	BirthNew                 // NewCurrent: the bitmap begins to record against the former generation
+	BirthBeside              // RotateCurrent: the bitmap goes on recording against what it did; see Feed
+)
+
+// Begin makes the identifiers of the new generation. The tuple must be durable
+// before the first write of the new generation completes.
+func (g GenerationIDs) Begin(b Birth, random UUID, primary bool) GenerationIDs {
+	switch b {
+	case BirthNew:
+		return g.NewCurrent(random, primary)
+	case BirthBeside:
+		return g.RotateCurrent(random.fresh().WithPrimary(primary))
 	}
-	return g.Bitmap == UUIDNone && (!connected || peerDisk <= DiskFailed)
+	return g
 }
 
-// NewCurrentOnLoss reports whether a state change in which contact to the peer's
-// data is lost begins a new generation, at once and not at the first write (spec:
-// behaviour 2.10). before and after are the peer's disk as known; primary says that
-// this node, or the peer in the state after the change, is Primary (a peer that is
-// no longer connected is not); own is the own disk. While I/O is suspended the caller
-// postpones it, and drops it if the connection returns first.
-func (g GenerationIDs) NewCurrentOnLoss(before, after DiskState, primary bool, own DiskState) bool {
-	return lostPeerData(before, after) && primary && g.Bitmap == UUIDNone && own == DiskUpToDate
+// BirthOnPromotion says what a promotion does (spec: behaviour 2.7). forced says that
+// the promotion had to declare the disk UpToDate; connected that the connection is up;
+// peerDisk is the peer's disk then; shared is Feed.PeerMayShare.
+func (g GenerationIDs) BirthOnPromotion(forced, connected bool, peerDisk DiskState, shared bool) Birth {
+	switch {
+	case forced:
+		return BirthNew
+	case connected && peerDisk > DiskFailed:
+		return NoBirth
+	}
+	return g.birthAlone(shared)
+}
+
+// BirthOnLoss says what a state change does in which contact to the peer's data is
+// lost: a generation begins at once, not at the first write (spec: behaviour 2.10). It
+// may be asked after every change. before and after are the peer's disk as known (after
+// a lost connection that may still be Inconsistent); connected, primary, own and shared
+// are of the state after the change: whether the connection is up, whether this node or
+// the connected peer is Primary, the own disk, and Feed.PeerMayShare. While I/O is
+// suspended the caller postpones the birth, and drops it if the connection returns
+// first.
+func (g GenerationIDs) BirthOnLoss(before, after DiskState, connected, primary bool, own DiskState, shared bool) Birth {
+	lost := lostPeerData(before, after) || shared && !connected
+	if !lost || !primary || own != DiskUpToDate {
+		return NoBirth
+	}
+	return g.birthAlone(shared)
+}
+
+// BirthOnDisklessPrimary says what happens when a connected peer without data becomes
+// Primary: this node's disk is the one it will use (spec: behaviour 2.10).
+func (g GenerationIDs) BirthOnDisklessPrimary(peerDisk, own DiskState, shared bool) Birth {
+	if peerDisk >= DiskInconsistent || own != DiskUpToDate {
+		return NoBirth
+	}
+	return g.birthAlone(shared)
+}
+
+func (g GenerationIDs) birthAlone(shared bool) Birth {
+	switch {
+	case g.Bitmap == UUIDNone:
+		return BirthNew
+	case shared:
+		return BirthBeside
+	}
+	return NoBirth
 }
 
 // lostPeerData is the trigger of behaviour 2.10. DUnknown sorts between Outdated
@@ -103,13 +184,6 @@ func lostPeerData(before, after DiskState) bool {
 		return after == DiskDiskless || after == DiskFailed || after == DiskOutdated
 	}
 	return false
-}
-
-// NewCurrentForDisklessPeer reports whether a connected peer without data that
-// becomes Primary makes this node, whose disk it will use, begin a new generation
-// (spec: behaviour 2.10).
-func (g GenerationIDs) NewCurrentForDisklessPeer(peerDisk DiskState, peerBecamePrimary bool, own DiskState) bool {
-	return peerDisk < DiskInconsistent && peerBecamePrimary && g.Bitmap == UUIDNone && own == DiskUpToDate
 }
 
 // AcceptsData reports whether data named current may serve a Primary whose users

@@ -146,15 +146,20 @@ func TestFinishAgrees(t *testing.T) {
 }
 
 func TestSyncUUID(t *testing.T) {
-	const random UUID = 0x77
-	for _, tc := range []struct{ bitmap, want UUID }{
-		{0, random}, {4, random}, {5, random},
-		{0x0001_0000_0000_0010, 0x0002_0000_0000_0010},
-		{0xFFFF_0000_0000_0011, 0x11}, // modulo 2^64
+	const c UUID = 0x1234_5678_9ABC_DEF1
+	for _, tc := range []struct{ bitmap, random, want UUID }{
+		{0x0001_0000_0000_0010, 7, 0x0002_0000_0000_0010},
+		{0xFFFF_0000_0000_0011, 7, 0x11}, // modulo 2^64
+		{0, 0xAAAA_0000_0000_0000, 0xAAAA_5678_9ABC_DEF1},
+		{4, 0xAAAA_FFFF_FFFF_FFFF, 0xAAAA_5678_9ABC_DEF1},
+		{5, 0x1234_0000_0000_0000, 0x1235_5678_9ABC_DEF1}, // not C itself
+		{0, 0x2345_0000_0000_0000, 0x2347_5678_9ABC_DEF1}, // nor what the history has
 	} {
-		require.Equal(t, tc.want, gi(0x99, tc.bitmap, 0, 0).SyncUUID(random), "%v", tc.bitmap)
+		ids := gi(c, tc.bitmap, 0x2345_5678_9ABC_DEF1, 0x2346_5678_9ABC_DEF0)
+		require.Equal(t, tc.want, ids.SyncUUID(tc.random), "%v", tc.bitmap)
 	}
 	require.False(t, gi(1<<40, 4+^SyncUUIDStep+1, 0, 0).SyncUUID(1).reserved(), "a sync never looks fresh")
+	require.False(t, gi(4, 0, 0, 0).SyncUUID(0).reserved())
 }
 
 // new-current-uuid and the skipped initial sync, spec: behaviour 3.4.
@@ -170,61 +175,112 @@ func TestCommands(t *testing.T) {
 }
 
 // Spec: behaviour 2.7.
-func TestNewCurrentOnPromotion(t *testing.T) {
+func TestBirthOnPromotion(t *testing.T) {
 	inSync, recording := gi(0xc0, 0, 0, 0), gi(0xc0, 0xb0, 0, 0)
 	for _, tc := range []struct {
-		name              string
-		ids               GenerationIDs
-		forced, connected bool
-		peer              DiskState
-		want              bool
+		name                      string
+		ids                       GenerationIDs
+		forced, connected, shared bool
+		peer                      DiskState
+		want                      Birth
 	}{
-		{"alone", inSync, false, false, DiskUnknown, true},
-		{"alone, already recording", recording, false, false, DiskUnknown, false},
-		{"connected", inSync, false, true, DiskUpToDate, false},
-		{"connected to a fresh peer", inSync, false, true, DiskInconsistent, false},
-		{"connected to a diskless peer", inSync, false, true, DiskDiskless, true},
-		{"connected to a failed peer", inSync, false, true, DiskFailed, true},
-		{"connected to an attaching peer", inSync, false, true, DiskNegotiating, false},
-		{"forced", recording, true, true, DiskInconsistent, true},
+		{"alone", inSync, false, false, false, DiskUnknown, BirthNew},
+		{"alone, already recording", recording, false, false, false, DiskUnknown, NoBirth},
+		{"alone, a target may have finished", recording, false, false, true, DiskUnknown, BirthBeside},
+		{"connected", inSync, false, true, true, DiskUpToDate, NoBirth},
+		{"connected to a fresh peer", inSync, false, true, false, DiskInconsistent, NoBirth},
+		{"connected to a diskless peer", inSync, false, true, false, DiskDiskless, BirthNew},
+		{"connected to a failed peer", inSync, false, true, false, DiskFailed, BirthNew},
+		{"connected to an attaching peer", inSync, false, true, false, DiskNegotiating, NoBirth},
+		{"forced", recording, true, true, true, DiskInconsistent, BirthNew},
 	} {
-		require.Equal(t, tc.want, tc.ids.NewCurrentOnPromotion(tc.forced, tc.connected, tc.peer), tc.name)
+		require.Equal(t, tc.want, tc.ids.BirthOnPromotion(tc.forced, tc.connected, tc.peer, tc.shared), tc.name)
 	}
 }
 
 // Spec: behaviour 2.10.
-func TestNewCurrentOnLoss(t *testing.T) {
+func TestBirthOnLoss(t *testing.T) {
 	inSync, recording := gi(0xc0, 0, 0, 0), gi(0xc0, 0xb0, 0, 0)
 	for _, tc := range []struct {
-		name          string
-		ids           GenerationIDs
-		before, after DiskState
-		primary       bool
-		own           DiskState
-		want          bool
+		name                       string
+		ids                        GenerationIDs
+		before, after              DiskState
+		connected, primary, shared bool
+		own                        DiskState
+		want                       Birth
 	}{
-		{"link lost", inSync, DiskUpToDate, DiskUnknown, true, DiskUpToDate, true},
-		{"sync target lost", inSync, DiskInconsistent, DiskUnknown, true, DiskUpToDate, true},
-		{"peer detached", inSync, DiskUpToDate, DiskDiskless, true, DiskUpToDate, true},
-		{"peer's disk failed", inSync, DiskUpToDate, DiskFailed, true, DiskUpToDate, true},
-		{"peer outdated", inSync, DiskUpToDate, DiskOutdated, true, DiskUpToDate, true},
-		{"peer fenced later", inSync, DiskUnknown, DiskOutdated, true, DiskUpToDate, true},
-		{"peer's disk degrades, still there", inSync, DiskUpToDate, DiskInconsistent, true, DiskUpToDate, false},
-		{"nothing new", inSync, DiskUnknown, DiskUnknown, true, DiskUpToDate, false},
-		{"peer was diskless", inSync, DiskDiskless, DiskUnknown, true, DiskUpToDate, false},
-		{"peer was outdated", inSync, DiskOutdated, DiskUnknown, true, DiskUpToDate, false},
-		{"both Secondary", inSync, DiskUpToDate, DiskUnknown, false, DiskUpToDate, false},
-		{"recording already", recording, DiskUpToDate, DiskUnknown, true, DiskUpToDate, false},
-		{"own disk no better", inSync, DiskUpToDate, DiskUnknown, true, DiskInconsistent, false},
-		{"own disk consistent only", inSync, DiskUpToDate, DiskUnknown, true, DiskConsistent, false},
+		{"link lost", inSync, DiskUpToDate, DiskUnknown, false, true, false, DiskUpToDate, BirthNew},
+		{"sync target lost", inSync, DiskInconsistent, DiskUnknown, false, true, false, DiskUpToDate, BirthNew},
+		{"sync target outdated", inSync, DiskConsistent, DiskOutdated, true, true, false, DiskUpToDate, BirthNew},
+		{"peer detached", inSync, DiskUpToDate, DiskDiskless, true, true, false, DiskUpToDate, BirthNew},
+		{"peer's disk failed", inSync, DiskUpToDate, DiskFailed, true, true, false, DiskUpToDate, BirthNew},
+		{"peer outdated", inSync, DiskUpToDate, DiskOutdated, false, true, false, DiskUpToDate, BirthNew},
+		{"peer fenced later", inSync, DiskUnknown, DiskOutdated, false, true, false, DiskUpToDate, BirthNew},
+		{"peer's disk degrades, still there", inSync, DiskUpToDate, DiskInconsistent, true, true, false, DiskUpToDate, NoBirth},
+		{"nothing new", inSync, DiskUnknown, DiskUnknown, false, true, false, DiskUpToDate, NoBirth},
+		{"peer was diskless", inSync, DiskDiskless, DiskUnknown, false, true, false, DiskUpToDate, NoBirth},
+		{"peer was outdated", inSync, DiskOutdated, DiskUnknown, false, true, false, DiskUpToDate, NoBirth},
+		{"both Secondary", inSync, DiskUpToDate, DiskUnknown, false, false, false, DiskUpToDate, NoBirth},
+		{"recording already", recording, DiskUpToDate, DiskUnknown, false, true, false, DiskUpToDate, NoBirth},
+		{"a target may have finished", recording, DiskInconsistent, DiskUnknown, false, true, true, DiskUpToDate, BirthBeside},
+		{"the same, known as Inconsistent", recording, DiskInconsistent, DiskInconsistent, false, true, true, DiskUpToDate, BirthBeside},
+		{"the same, still connected", recording, DiskInconsistent, DiskInconsistent, true, true, true, DiskUpToDate, NoBirth},
+		{"own disk no better", inSync, DiskUpToDate, DiskUnknown, false, true, true, DiskInconsistent, NoBirth},
+		{"own disk consistent only", inSync, DiskUpToDate, DiskUnknown, false, true, true, DiskConsistent, NoBirth},
 	} {
-		require.Equal(t, tc.want, tc.ids.NewCurrentOnLoss(tc.before, tc.after, tc.primary, tc.own), tc.name)
+		require.Equal(t, tc.want, tc.ids.BirthOnLoss(tc.before, tc.after, tc.connected, tc.primary, tc.own, tc.shared), tc.name)
 	}
-	require.True(t, inSync.NewCurrentForDisklessPeer(DiskDiskless, true, DiskUpToDate))
-	require.False(t, inSync.NewCurrentForDisklessPeer(DiskInconsistent, true, DiskUpToDate))
-	require.False(t, inSync.NewCurrentForDisklessPeer(DiskDiskless, false, DiskUpToDate))
-	require.False(t, inSync.NewCurrentForDisklessPeer(DiskDiskless, true, DiskConsistent))
-	require.False(t, recording.NewCurrentForDisklessPeer(DiskDiskless, true, DiskUpToDate))
+	require.Equal(t, BirthNew, inSync.BirthOnDisklessPrimary(DiskDiskless, DiskUpToDate, false))
+	require.Equal(t, NoBirth, inSync.BirthOnDisklessPrimary(DiskInconsistent, DiskUpToDate, false))
+	require.Equal(t, NoBirth, inSync.BirthOnDisklessPrimary(DiskDiskless, DiskConsistent, false))
+	require.Equal(t, NoBirth, recording.BirthOnDisklessPrimary(DiskDiskless, DiskUpToDate, false))
+}
+
+func TestBegin(t *testing.T) {
+	x := gi(0xc1, 0xb0, 0xa0, 0xa2)
+	require.Equal(t, x, x.Begin(NoBirth, 0xd0, true))
+	require.Equal(t, gi(0xd1, 0xc1, 0xa0, 0xa2), x.Begin(BirthNew, 0xd0, true))
+	require.Equal(t, gi(0xd1, 0xb0, 0xc1, 0xa0), x.Begin(BirthBeside, 0xd0, true))
+	require.False(t, x.Begin(BirthBeside, 4, false).Current.reserved())
+}
+
+func TestFeed(t *testing.T) {
+	require.False(t, Feed{}.PeerMayShare())
+	require.False(t, Feed{}.PingReceived(0).PeerMayShare(), "just a ping")
+	behind := FeedStarted(gi(0xc0, 0xb0, 0, 0), gi(0xb0, 0, 0, 0))
+	require.False(t, behind.PeerMayShare())
+	require.False(t, behind.PingReceived(1).PeerMayShare(), "it cannot have finished")
+	require.True(t, behind.PingReceived(1).PingReceived(0).PingReceived(1).PeerMayShare(), "it may have finished")
+	require.True(t, FeedStarted(gi(0xc0, 0, 0, 0), gi(0xc1, 0, 0, 0)).PeerMayShare(), "it may not have begun")
+
+	recording := gi(0xc0, 0xb2, 0, 0)
+	require.False(t, FeedAfterAttach(gi(0xc0, 0, 0, 0)).PeerMayShare())
+	require.False(t, FeedAfterAttach(recording).PeerMayShare())
+	feeding, _ := recording.BecomeSource(1)
+	require.True(t, FeedAfterAttach(feeding).PeerMayShare())
+	initial, _ := gi(0xc0, 4, 0, 0).BecomeSource(0x77 << 56)
+	require.True(t, FeedAfterAttach(initial).PeerMayShare())
+	require.False(t, FeedAfterAttach(feeding.Begin(BirthBeside, 0xd0, true)).PeerMayShare(), "once is enough")
+}
+
+func TestRebaseFor(t *testing.T) {
+	source, target := gi(0xc0, 0xb0, 0xa0, 0x90), gi(0x90, 0, 0, 0)
+	require.Equal(t, gi(0xc0, 0x90, 0xa0, 0x90), source.RebaseFor(target.Current))
+	require.Equal(t, gi(0xc0, 0xb0, 0, 4), gi(0xc0, 0xb0, 0, 4).RebaseFor(4), "a fresh target has no generation")
+	require.Equal(t, gi(0xc0, 0xb0, 0, 4), gi(0xc0, 0xb0, 0, 4).RebaseFor(0))
+	require.Equal(t, source, source.RebaseFor(0xd0), "data that diverged stays a split brain")
+
+	// The sync UUID never arrives, again and again; the target stays known.
+	full := true
+	for range 5 {
+		if full {
+			source = source.RebaseFor(target.Current)
+		}
+		source, _ = source.BecomeSource(1)
+		v := Compare(CompareInput{Own: Side{IDs: source}, Peer: Side{IDs: target}, Version: 101})
+		require.Equal(t, 71, v.Rule)
+		source, full = v.CorrectedOwn, false
+	}
 }
 
 // Spec: behaviour 2.8.

@@ -120,7 +120,7 @@ func (g GenerationIDs) SetPrimary(primary bool) GenerationIDs {
 //
 // A bitmap identifier that is still set is overwritten, and with it the knowledge
 // what the bitmap is relative to. Only a forced promotion may do that; every other
-// caller asks NewCurrentOnPromotion or NewCurrentOnLoss first.
+// caller asks BirthOnPromotion or BirthOnLoss first.
 func (g GenerationIDs) NewCurrent(random UUID, primary bool) GenerationIDs {
 	g.Bitmap = g.Current
 	g.Current = random.fresh().WithPrimary(primary)

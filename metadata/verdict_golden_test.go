@@ -272,9 +272,10 @@ func (tr *trace) syncUUID(v *traceVolume, from int, f map[string]string, line st
 	source.settled = source.settled || source.conn == "WFBitMapS"
 	target.settled = target.settled || target.conn == "WFBitMapT"
 	v.source, v.syncFrom = from, source.ids
-	var want UUID
-	source.ids, want = source.ids.BecomeSource(got)
-	require.Equal(tr.t, want, got, line)
+	if !source.ids.Bitmap.reserved() {
+		require.Equal(tr.t, source.ids.SyncUUID(0), got, line)
+	}
+	source.ids = source.ids.RotateBitmap(got)
 	target.ids = target.ids.AdoptSyncUUID(got, target.state.primary)
 	target.state.disk = DiskInconsistent
 	tr.counts["sync uuid"]++
