@@ -35,7 +35,7 @@ func (p *AuthChallenge) Decode(body []byte, _ *Session) error {
 	if err := checkChallengeLength(body); err != nil {
 		return err
 	}
-	p.Challenge = body[:len(body):len(body)]
+	p.Challenge = alias(body)
 	return nil
 }
 
@@ -53,7 +53,7 @@ func (p *AuthResponse) Decode(body []byte, _ *Session) error {
 	if len(body) > MaxDigestBytes {
 		return fmt.Errorf("%w: %d bytes", ErrResponseLength, len(body))
 	}
-	p.Response = body[:len(body):len(body)]
+	p.Response = alias(body)
 	return nil
 }
 

@@ -25,7 +25,8 @@ func MaxBitmapCodeBytes(v Version) int {
 // Bitmap is one plain chunk of a bitmap transfer: P_BITMAP. spec: wire 6.1.
 type Bitmap struct {
 	// Bytes are the chunk, a multiple of 8: bit n of the bitmap is bit n%8 of
-	// byte n/8. No bytes end the transfer. After Decode they alias the body.
+	// byte n/8. No bytes end the transfer. After Decode they alias the body, or
+	// are nil.
 	Bytes []byte
 }
 
@@ -38,7 +39,7 @@ func (p *Bitmap) Decode(body []byte, s *Session) error {
 	if len(body)%8 != 0 || len(body) > BitmapChunkBytes(s.Version) {
 		return fmt.Errorf("%w: %d bytes of plain bitmap", ErrLength, len(body))
 	}
-	p.Bytes = body[:len(body):len(body)]
+	p.Bytes = alias(body)
 	return nil
 }
 
@@ -80,7 +81,7 @@ func (p *CompressedBitmap) Decode(body []byte, s *Session) error {
 	*p = CompressedBitmap{
 		StartsSet: body[0]>>7 != 0,
 		PadBits:   body[0] >> 4 & 7,
-		Code:      body[1:len(body):len(body)],
+		Code:      alias(body[1:]),
 	}
 	return nil
 }

@@ -159,7 +159,9 @@ func drawParameters(t *rapid.T, s *protocol.Session, p protocol.Packet) protocol
 		}
 	case *protocol.Bitmap:
 		n := 8 * rapid.IntRange(0, protocol.BitmapChunkBytes(s.Version)/8).Draw(t, "words")
-		p.Bytes = bytes.Repeat([]byte{rapid.Byte().Draw(t, "bits")}, n)
+		if n > 0 { // nil ends a transfer
+			p.Bytes = bytes.Repeat([]byte{rapid.Byte().Draw(t, "bits")}, n)
+		}
 	case *protocol.CompressedBitmap:
 		n := rapid.IntRange(1, protocol.MaxBitmapCodeBytes(s.Version)).Draw(t, "bytes")
 		*p = protocol.CompressedBitmap{

@@ -122,6 +122,15 @@ func (p *Ignored) Decode(body []byte, _ *Session) error {
 	return nil
 }
 
+// alias returns b for a field of a decoded packet: nil if empty, and so that an append
+// to it cannot write into what follows b.
+func alias(b []byte) []byte {
+	if len(b) == 0 {
+		return nil
+	}
+	return b[:len(b):len(b)]
+}
+
 // lengthError reports a body of got bytes where want belong.
 func lengthError(c Command, got, want int) error {
 	return fmt.Errorf("%w: body of %v has %d bytes, want %d", ErrLength, c, got, want)

@@ -48,9 +48,7 @@ func (p *BlockRequest) Decode(body []byte, _ *Session) error {
 	if err := checkRange(CmdDataRequest, r.Sector, r.Size, SectorBytes, MaxBlockBytes); err != nil {
 		return err
 	}
-	if len(body) > blockRequestBytes {
-		r.Digest = body[blockRequestBytes:len(body):len(body)]
-	}
+	r.Digest = alias(body[blockRequestBytes:])
 	*p = r
 	return nil
 }
