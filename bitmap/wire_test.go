@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
 
@@ -176,6 +177,10 @@ func TestCodeWords(t *testing.T) {
 				got |= uint64(b) << (8 * i)
 			}
 			require.Equal(t, tc.code<<2, got)
+
+			back := bitmap.New(m.Len())
+			require.NoError(t, bitmap.NewDecoder(back).Compressed(body, 4080))
+			same(t, m, back)
 		})
 	}
 }
@@ -328,7 +333,7 @@ func TestTransferOfNothing(t *testing.T) {
 // with the union of both bitmaps.
 func TestTransferModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		n := rapid.Uint64Range(1, 80000).Draw(t, "bits")
+		n := rapid.SampledFrom([]uint64{300, 4000, 80000}).Draw(t, "size") + rapid.Uint64Range(0, 200).Draw(t, "more")
 		source, target := drawBitmap(t, n), drawBitmap(t, n)
 		maxBytes := rapid.SampledFrom([]int{4080, 4088, 8, 16, 200}).Draw(t, "maxBytes")
 		way := rapid.SliceOfN(rapid.Bool(), 5, 5).Draw(t, "compress")
@@ -348,6 +353,41 @@ func TestTransferModel(t *testing.T) {
 		require.Equal(t, n, d.Bit())
 		same(t, union, target)
 	})
+}
+
+// A large bitmap of random runs, dense in one part and sparse in another, goes over
+// in both kinds of packets.
+func TestTransferLarge(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	m := bitmap.New(5_000_000)
+	for at := uint64(0); at < m.Len(); {
+		longest := uint64(3)
+		if at/500_000%2 == 1 {
+			longest = 400
+		}
+		from := at + 1 + rnd.Uint64N(longest)
+		at = from + 1 + rnd.Uint64N(longest)
+		m.SetRange(from, at)
+	}
+	got := bitmap.New(m.Len())
+	d := bitmap.NewDecoder(got)
+	kinds := map[bool]int{}
+	for _, p := range encode(m, 4080, true) {
+		kinds[p.compressed]++
+		require.NoError(t, p.decode(d, 4080))
+	}
+	require.True(t, d.Done())
+	require.Greater(t, kinds[true], 10)
+	require.Greater(t, kinds[false], 10)
+	same(t, m, got)
+}
+
+// The longest code word there is decodes to the longest run.
+func TestLongestRun(t *testing.T) {
+	err := bitmap.NewDecoder(bitmap.New(64)).Compressed(unhex(t, "82 ff ff ff ff ff ff ff ff"), 4080)
+	require.ErrorContains(t, err, "72057611219902768")
+	err = bitmap.NewDecoder(bitmap.New(64)).Compressed(unhex(t, "62 fc 03 00 00 00 00 00 00 00"), 4080)
+	require.ErrorContains(t, err, "17181974833")
 }
 
 // drawBitmap returns a bitmap of runs whose lengths come from all levels of the code
