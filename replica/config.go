@@ -1,0 +1,321 @@
+// Copyright The blockmirror Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package replica
+
+import (
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/go-blockmirror/blockmirror/metadata"
+	"github.com/go-blockmirror/blockmirror/protocol"
+	"github.com/go-blockmirror/blockmirror/replica/blockdev"
+	"github.com/go-blockmirror/blockmirror/transport"
+)
+
+// Config describes one resource as this node sees it. The zero value of every
+// option stands for DRBD's default (spec: behaviour 10), so that a Config that
+// names the volumes and the peer is complete.
+type Config struct {
+	// Name is the resource's name, as "r0". It appears in logs and errors; it is
+	// not sent to the peer and need not be the same there.
+	Name string
+
+	// Volumes are the replicated devices, with different IDs, in any order. All
+	// volumes of a resource share one connection and one write order: data that
+	// depends on data of another volume belongs into the same resource.
+	Volumes []VolumeConfig
+
+	// Peers is the other node, or empty for a resource that is never connected.
+	// Metadata v08 and protocol 101 know one peer.
+	Peers []PeerConfig
+
+	// Logger receives what the resource has to say; nil discards it. It is
+	// called on one goroutine of the resource's own, in order, and may block
+	// without harm: lines that find 1024 others waiting are dropped and counted.
+	Logger *slog.Logger
+}
+
+// VolumeConfig describes one replicated device.
+type VolumeConfig struct {
+	// ID is the volume number, 0 to 65535, the same on both nodes.
+	ID uint16
+
+	// Minor is the device number that [Status.String] prints; 0 stands for ID.
+	// Nothing else depends on it.
+	Minor int
+
+	// Disk is the backing device; nil makes the volume diskless: all its I/O
+	// goes to the peer. The resource does not close it: whoever opened it closes
+	// it, after Close or Detach has returned.
+	Disk blockdev.Device
+
+	// MetaDisk says where the metadata lies. The zero value is
+	// metadata.Internal(), at the end of Disk. Metadata must exist: see
+	// [CreateMetadata].
+	MetaDisk metadata.Location
+
+	// MetaDevice is the device that holds the metadata for the locations
+	// FlexExternal and Indexed; nil for metadata.Internal(). It may be shared by
+	// several volumes with different indexes.
+	MetaDevice blockdev.Device
+
+	// Size is the size of the volume in bytes ("size"); 0 for as large as the
+	// two disks allow. It is rounded down to whole sectors.
+	Size int64
+
+	// ALExtents is how many extents of 4 MiB may be written to at one time
+	// without a metadata write ("al-extents"), 67 to 65534; 0 stands for 1237.
+	// More extents mean fewer metadata writes and a longer resync after a crash.
+	ALExtents int
+
+	// NoDiskFlushes switches off the flushes at epoch ends ("disk-flushes no").
+	// It is safe only if the disk's write cache survives a power failure.
+	NoDiskFlushes bool
+
+	// OnIOError says what happens when the disk fails ("on-io-error"). The zero
+	// value detaches it and goes on over the peer.
+	OnIOError OnIOError
+
+	// AssumeClean says that the disks of both nodes are identical already, so
+	// that the first attach of fresh metadata marks nothing out of sync. If that
+	// is not true, the nodes differ and nothing will notice.
+	AssumeClean bool
+
+	// Resync bounds the speed of a resync of which this node is the target.
+	Resync ResyncConfig
+
+	// QueueDepth is how many disk requests may run at one time; 0 stands for 64.
+	QueueDepth int
+}
+
+// ResyncConfig is the resync speed controller's set of options (spec: behaviour
+// 6.4). Rates are bytes per second, rounded down to KiB.
+type ResyncConfig struct {
+	// Rate is the speed at the start, or always if PlanAhead is negative
+	// ("resync-rate"); 0 stands for 250 KiB/s.
+	Rate int64
+	// PlanAhead is the time in which the controller corrects a deviation
+	// ("c-plan-ahead"), a multiple of 100 ms up to 30 s; 0 stands for 2 s, a
+	// negative value for a fixed rate.
+	PlanAhead time.Duration
+	// DelayTarget is the time data spends on the way ("c-delay-target"), a
+	// multiple of 100 ms up to 10 s; 0 stands for 1 s. It counts if FillTarget is negative.
+	DelayTarget time.Duration
+	// FillTarget is the number of bytes on the way ("c-fill-target"); 0 stands
+	// for 50 KiB, a negative value for none: DelayTarget counts.
+	FillTarget int64
+	// MaxRate is never exceeded ("c-max-rate"); 0 stands for 100 MiB/s.
+	MaxRate int64
+	// MinRate is granted to the resync while the application writes
+	// ("c-min-rate"); 0 stands for 250 KiB/s, a negative value means that the
+	// resync is not throttled for the application's sake.
+	MinRate int64
+}
+
+// OnIOError says what a node does when its disk fails (spec: behaviour 5.8).
+type OnIOError uint8
+
+// The values of on-io-error.
+const (
+	// Detach drops the disk; the volume goes on over the peer.
+	Detach OnIOError = iota
+	// PassOn keeps the disk, marked Inconsistent.
+	PassOn
+	// CallLocalIOError publishes the event local-io-error and drops the disk.
+	CallLocalIOError
+)
+
+// String returns the name used in drbd.conf.
+func (o OnIOError) String() string {
+	switch o {
+	case Detach:
+		return "detach"
+	case PassOn:
+		return "pass_on"
+	case CallLocalIOError:
+		return "call-local-io-error"
+	}
+	return fmt.Sprintf("OnIOError(%d)", uint8(o))
+}
+
+// PeerConfig describes the other node and the connection to it. Options marked
+// "both" must be equal on both nodes, else neither connects (spec: behaviour 4.2).
+type PeerConfig struct {
+	// Name is the peer's name, as "beta", for logs, errors and Status.
+	Name string
+
+	// Transport forms the connection: package transport. nil is allowed for a
+	// resource that stays StandAlone. The resource does not close it.
+	Transport transport.Transport
+
+	// Protocol says when a write is complete; both. 0 stands for protocol.C:
+	// when it is on both disks.
+	Protocol protocol.ReplicationProtocol
+
+	// Timeout is how long a send may make no progress ("timeout"); 0 stands for
+	// 6 s. Times KoCount it is how long the peer may take for a request.
+	Timeout time.Duration
+	// KoCount: 0 stands for 7, a negative value switches the request timeout off.
+	KoCount int
+	// PingInterval is the idle time before the peer is asked for a sign of life
+	// ("ping-int"); 0 stands for 10 s.
+	PingInterval time.Duration
+	// PingTimeout is the time for the answer; 0 stands for 500 ms.
+	PingTimeout time.Duration
+
+	// MaxEpochSize is the largest number of writes between two barriers, 1 to
+	// 20000; 0 stands for 2048.
+	MaxEpochSize int
+	// MaxBuffers bounds the memory for what the peer sends, and for what is read
+	// for the peer, in pages of 4 KiB, 32 to 131072; 0 stands for 2048 (8 MiB each).
+	MaxBuffers int
+
+	// DisableRLE sends bitmaps uncompressed ("use-rle no").
+	DisableRLE bool
+	// IntegrityAlg protects data on the way ("data-integrity-alg"), as
+	// "crc32c"; both. Empty for none.
+	IntegrityAlg string
+	// CRAMAlg ("cram-hmac-alg"), as "sha256", and Secret authenticate the peer;
+	// both. Empty for none.
+	CRAMAlg, Secret string
+
+	// AllowTwoPrimaries lets both nodes be Primary; both. It needs protocol C.
+	AllowTwoPrimaries bool
+	// AfterSB0Pri, AfterSB1Pri and AfterSB2Pri say what to do about a split brain
+	// that is found with no, one or two Primaries; both. The zero value is
+	// disconnect: a human decides.
+	AfterSB0Pri, AfterSB1Pri, AfterSB2Pri protocol.Policy
+	// AlwaysASBP applies these policies even if the common ancestor is old.
+	AlwaysASBP bool
+	// RRConflict says what to do if a resync would overwrite a Primary's disk.
+	RRConflict metadata.RRConflict
+
+	// MaxVersion limits the protocol version, 86 to 101; 0 for no limit. It is
+	// for tests and for peers with defects.
+	MaxVersion protocol.Version
+}
+
+// Defaults that DRBD's tools know and the core does not (spec: behaviour 10).
+const (
+	defaultTimeout      = 6 * time.Second
+	defaultPingTimeout  = 500 * time.Millisecond
+	defaultPingInterval = 10 * time.Second
+	defaultKoCount      = 7
+	defaultMaxEpochSize = 2048
+	defaultMaxBuffers   = 2048
+	defaultQueueDepth   = 64
+)
+
+// validate says which field cannot be. What only the core or the metadata can
+// judge is left to them.
+func (cfg *Config) validate() error {
+	if len(cfg.Volumes) == 0 {
+		return fmt.Errorf("%w: Volumes is empty: a resource has at least one volume", ErrConfig)
+	}
+	if len(cfg.Peers) > 1 {
+		return fmt.Errorf("%w: %d Peers: metadata v08 and protocol 101 know one", ErrConfig, len(cfg.Peers))
+	}
+	seen := map[uint16]bool{}
+	for i := range cfg.Volumes {
+		v := &cfg.Volumes[i]
+		if seen[v.ID] {
+			return fmt.Errorf("%w: two volumes have the ID %d", ErrConfig, v.ID)
+		}
+		seen[v.ID] = true
+		if err := v.validate(); err != nil {
+			return fmt.Errorf("volume %d: %w", v.ID, err)
+		}
+	}
+	for i := range cfg.Peers {
+		if err := cfg.Peers[i].validate(); err != nil {
+			return fmt.Errorf("peer %q: %w", cfg.Peers[i].Name, err)
+		}
+	}
+	return nil
+}
+
+func (v *VolumeConfig) validate() error {
+	if v.Disk != nil {
+		if err := checkDisk(v.MetaDisk, v.MetaDevice); err != nil {
+			return err
+		}
+	}
+	r := &v.Resync
+	return firstError(
+		inRange("Size", v.Size, 0, metadata.MaxSectors*metadata.SectorSize),
+		inRange("Minor", int64(v.Minor), 0, 1<<20-1),
+		inRangeOr0("ALExtents", int64(v.ALExtents), 67, 65534),
+		inRange("QueueDepth", int64(v.QueueDepth), 0, 1<<16),
+		inRange("OnIOError", int64(v.OnIOError), 0, int64(CallLocalIOError)),
+		inRangeOr0("Resync.Rate", r.Rate, 1<<10, 8<<30),
+		inRange("Resync.PlanAhead", int64(r.PlanAhead), -1<<62, int64(30*time.Second)),
+		inRangeOr0("Resync.DelayTarget", int64(r.DelayTarget), int64(100*time.Millisecond), int64(10*time.Second)),
+		inRange("Resync.FillTarget", r.FillTarget, -1<<62, 512<<20),
+		inRangeOr0("Resync.MaxRate", r.MaxRate, 250<<10, 4<<30),
+		inRange("Resync.MinRate", r.MinRate, -1<<62, 4<<30),
+	)
+}
+
+func (p *PeerConfig) validate() error {
+	if p.Protocol != 0 && (p.Protocol < protocol.A || p.Protocol > protocol.C) {
+		return fmt.Errorf("%w: Protocol %d: want protocol.A, B or C", ErrConfig, p.Protocol)
+	}
+	if p.AllowTwoPrimaries && p.Protocol != 0 && p.Protocol != protocol.C {
+		return fmt.Errorf("%w: AllowTwoPrimaries needs protocol C", ErrConfig)
+	}
+	if (p.CRAMAlg == "") != (p.Secret == "") {
+		return fmt.Errorf("%w: CRAMAlg and Secret go together: set both or none", ErrConfig)
+	}
+	policies := metadata.Policies{
+		AfterSB0Pri: metadata.SplitBrainPolicy(p.AfterSB0Pri), AfterSB1Pri: metadata.SplitBrainPolicy(p.AfterSB1Pri),
+		AfterSB2Pri: metadata.SplitBrainPolicy(p.AfterSB2Pri), RRConflict: p.RRConflict,
+	}
+	if err := policies.Validate(); err != nil {
+		return fmt.Errorf("%w: %w", ErrConfig, err)
+	}
+	return firstError(
+		inRangeOr0("Timeout", int64(p.Timeout), int64(100*time.Millisecond), int64(time.Minute)),
+		inRange("KoCount", int64(p.KoCount), -1<<62, 200),
+		inRangeOr0("PingInterval", int64(p.PingInterval), int64(time.Second), int64(2*time.Minute)),
+		inRangeOr0("PingTimeout", int64(p.PingTimeout), int64(100*time.Millisecond), int64(30*time.Second)),
+		inRangeOr0("MaxEpochSize", int64(p.MaxEpochSize), 1, 20000),
+		inRangeOr0("MaxBuffers", int64(p.MaxBuffers), 32, 131072),
+		inRangeOr0("MaxVersion", int64(p.MaxVersion), int64(protocol.MinVersion), int64(protocol.MaxVersion)),
+	)
+}
+
+// checkDisk refuses a location without its device, and the other way round.
+func checkDisk(loc metadata.Location, meta blockdev.Device) error {
+	if loc.IsInternal() && meta != nil {
+		return fmt.Errorf("%w: MetaDevice is set but MetaDisk is %s: use metadata.FlexExternal() or metadata.Indexed(n)", ErrConfig, loc)
+	}
+	if !loc.IsInternal() && meta == nil {
+		return fmt.Errorf("%w: MetaDisk is %s but MetaDevice is nil", ErrConfig, loc)
+	}
+	return nil
+}
+
+func inRange(field string, v, lo, hi int64) error {
+	if v < lo || v > hi {
+		return fmt.Errorf("%w: %s is %d, want %d to %d", ErrConfig, field, v, lo, hi)
+	}
+	return nil
+}
+
+func inRangeOr0(field string, v, lo, hi int64) error {
+	if v == 0 {
+		return nil
+	}
+	return inRange(field, v, lo, hi)
+}
+
+func firstError(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

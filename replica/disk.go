@@ -1,0 +1,157 @@
+// Copyright The blockmirror Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/go-blockmirror/blockmirror/metadata"
+	"github.com/go-blockmirror/blockmirror/protocol"
+	"github.com/go-blockmirror/blockmirror/replica/blockdev"
+	"github.com/go-blockmirror/blockmirror/replica/internal/core"
+)
+
+// metaWorkers is enough for metadata: the core writes one thing after the other.
+const metaWorkers = 2
+
+// Disk is a backing device with the place of its metadata, as in VolumeConfig.
+type Disk struct {
+	Device     blockdev.Device
+	MetaDisk   metadata.Location
+	MetaDevice blockdev.Device // nil for metadata.Internal()
+}
+
+// metaDevice returns the device that holds the metadata.
+func (d *Disk) metaDevice() blockdev.Device {
+	if d.MetaDevice != nil {
+		return d.MetaDevice
+	}
+	return d.Device
+}
+
+// CreateMetadata writes fresh metadata of format v08 to a disk, as drbdmeta's
+// create-md does: the bitmap is clear, the identifiers say "just created", and
+// nothing is known of the peer. What the disk holds outside the metadata area
+// stays. The zero options are right for a new pair.
+//
+// If there is metadata already it returns ErrMetadataExists, unless Force is
+// given: a disk that loses its metadata is resynced in full.
+func CreateMetadata(d Disk, md metadata.CreateOptions, opts ...CreateOption) error {
+	var o createOptions
+	for _, opt := range opts {
+		opt.create(&o)
+	}
+	if d.Device == nil {
+		return fmt.Errorf("replica: create metadata: %w: Disk.Device is nil", ErrConfig)
+	}
+	if err := checkDisk(d.MetaDisk, d.MetaDevice); err != nil {
+		return fmt.Errorf("replica: create metadata: %w", err)
+	}
+	dev := d.metaDevice()
+	if !o.force {
+		sb, _, err := metadata.Read(dev, d.MetaDisk, dev.Size())
+		switch {
+		case err == nil:
+			return fmt.Errorf("replica: create metadata: %w (%v)", ErrMetadataExists, sb.Version)
+		case !errors.Is(err, metadata.ErrNoMetadata) && !errors.Is(err, metadata.ErrCorrupt):
+			return fmt.Errorf("replica: create metadata: %w", err)
+		}
+	}
+	if _, err := metadata.Create(dev, metadata.V08, d.MetaDisk, dev.Size(), md); err != nil {
+		return fmt.Errorf("replica: create metadata: %w", err)
+	}
+	return nil
+}
+
+// disk is a backing device in service, with its queues.
+type disk struct {
+	data, md blockdev.Queue
+}
+
+// close ends the queues when everything in them has ended.
+func (d *disk) close() {
+	if d == nil {
+		return
+	}
+	d.data.Close()
+	if d.md != d.data {
+		d.md.Close()
+	}
+}
+
+// Attach brings a disk into service: that of VolumeConfig if d.Device is nil.
+// While the resource is connected, the nodes compare the data and resync what
+// differs. Errors: ErrAttached, ErrDataStale, ErrShrink, ErrConfig, those of
+// package metadata, the device's.
+func (v *Volume) Attach(ctx context.Context, d Disk) error {
+	if err := v.attach(ctx, d); err != nil {
+		return fmt.Errorf("replica: %s/%d: attach: %w", v.r.name, v.cfg.ID, err)
+	}
+	return nil
+}
+
+func (v *Volume) attach(ctx context.Context, d Disk) error {
+	if d.Device == nil {
+		d = Disk{Device: v.cfg.Disk, MetaDisk: v.cfg.MetaDisk, MetaDevice: v.cfg.MetaDevice}
+	}
+	if d.Device == nil {
+		return fmt.Errorf("%w: neither VolumeConfig.Disk nor the argument names a disk", ErrConfig)
+	}
+	if err := checkDisk(d.MetaDisk, d.MetaDevice); err != nil {
+		return err
+	}
+	v.admin.Lock()
+	defer v.admin.Unlock()
+	if v.diskState() != protocol.Diskless {
+		return ErrAttached
+	}
+	meta := d.metaDevice()
+	img, err := core.LoadDisk(meta, meta.Size(), d.MetaDisk, d.Device.Size(), limits(d.Device))
+	if err != nil {
+		return err
+	}
+	in := &disk{data: blockdev.NewQueue(d.Device, v.r.queueDepth(&v.cfg))}
+	if in.md = in.data; d.MetaDevice != nil {
+		in.md = blockdev.NewQueue(d.MetaDevice, metaWorkers)
+	}
+	// The disk before this one, if any, has failed: what still hangs in it ends
+	// when it ends.
+	if old := v.disk.Swap(in); old != nil {
+		v.r.wg.Go(old.close)
+	}
+	return v.r.command(ctx, "", func(c *core.Core, cmd *core.Command) { c.Attach(cmd, v.index, img) })
+}
+
+// Detach takes the disk out of service, with clean metadata. The volume goes on
+// over the peer; it is refused if the peer has no UpToDate data. When it returns,
+// the device is not in use any more. Options: Force.
+func (v *Volume) Detach(ctx context.Context, opts ...DetachOption) error {
+	var o detachOptions
+	for _, opt := range opts {
+		opt.detach(&o)
+	}
+	v.admin.Lock()
+	defer v.admin.Unlock()
+	err := v.r.command(ctx, "", func(c *core.Core, cmd *core.Command) { c.Detach(cmd, v.index, o.force) })
+	if err != nil {
+		return fmt.Errorf("replica: %s/%d: detach: %w", v.r.name, v.cfg.ID, err)
+	}
+	if o.force {
+		return nil // requests may hang in the queues
+	}
+	v.disk.Swap(nil).close()
+	return nil
+}
+
+// diskState returns the state of the own disk.
+func (v *Volume) diskState() protocol.DiskState {
+	v.r.mu.Lock()
+	defer v.r.mu.Unlock()
+	return v.r.core.Snapshot().Volumes[v.index].State.Disk
+}
+
+// closeQueues waits for all disk operations.
+func (v *Volume) closeQueues() { v.disk.Load().close() }

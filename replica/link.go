@@ -1,0 +1,237 @@
+// Copyright The blockmirror Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/go-blockmirror/blockmirror/protocol"
+	"github.com/go-blockmirror/blockmirror/replica/internal/core"
+	"github.com/go-blockmirror/blockmirror/transport"
+)
+
+// lingerTimeout bounds the orderly end of a connection: sending what is queued,
+// and reading until the peer has closed too.
+const lingerTimeout = 2 * time.Second
+
+// Pauses between attempts after a transport that fails at once.
+const (
+	connectPauseMin = 100 * time.Millisecond
+	connectPauseMax = 10 * time.Second
+)
+
+// link is one connection with the peer, from the attempt to form it (NetConnect) to
+// the end of its last goroutine (Closed). There is at most one for each peer.
+//
+//	               ┌ reader data ── Receive ──►┐
+//	link.run ──────┤ reader meta ── Receive ──►├ core
+//	               ├ sender data ◄── TakeOut ──┤
+//	               └ sender meta ◄── TakeOut ──┘
+type link struct {
+	r      *Resource
+	peer   int
+	gen    uint64
+	ctx    context.Context // ends when the link is to be closed
+	cancel context.CancelFunc
+
+	// Guarded by Resource.mu.
+	pair     *transport.Pair // nil while connecting
+	streams  [2]*stream
+	closing  bool
+	graceful bool
+	users    int // Outs of the link that are being sent
+
+	closed    chan struct{} // closed when closing is set
+	quiet     chan struct{} // closed when closing is set and users is 0
+	readMeta  chan struct{} // closed by NetReadMeta
+	metaAsked bool
+	payloads  *buffers // memory for what the peer sends
+}
+
+// netAction carries out what the core wants of the network. It is called under the
+// lock and does not block.
+func (r *Resource) netAction(a core.NetAction) {
+	if a.Kind == core.NetConnect {
+		l := &link{
+			r: r, peer: a.Peer, gen: a.Gen,
+			closed: make(chan struct{}), quiet: make(chan struct{}), readMeta: make(chan struct{}),
+		}
+		l.ctx, l.cancel = context.WithCancel(context.Background())
+		r.links[a.Peer] = l
+		r.wg.Go(l.run)
+		return
+	}
+	l := r.links[a.Peer]
+	switch {
+	case l == nil || l.gen != a.Gen:
+	case a.Kind == core.NetReadMeta && !l.metaAsked:
+		l.metaAsked = true
+		close(l.readMeta)
+	case a.Kind == core.NetClose:
+		l.shut(a.Graceful)
+	}
+}
+
+// shut begins the end of the link. It is called under the lock.
+func (l *link) shut(graceful bool) {
+	if l.closing {
+		return
+	}
+	l.closing, l.graceful = true, graceful
+	l.cancel()
+	close(l.closed)
+	l.checkQuiet()
+}
+
+// released counts an Out that came back. It is called under the lock.
+func (l *link) released() {
+	l.users--
+	l.checkQuiet()
+}
+
+func (l *link) checkQuiet() {
+	if l.closing && l.users == 0 && !isClosed(l.quiet) {
+		close(l.quiet)
+	}
+}
+
+func isClosed(ch chan struct{}) bool {
+	select {
+	case <-ch:
+		return true
+	default:
+		return false
+	}
+}
+
+// run is the life of a link.
+func (l *link) run() {
+	if pair := l.connect(); pair != nil {
+		l.serve(pair)
+		pair.Close()
+	}
+	<-l.closed
+	<-l.quiet
+	l.cancel()
+	w := newWork()
+	l.r.mu.Lock()
+	if l.r.links[l.peer] == l {
+		l.r.links[l.peer] = nil
+	}
+	l.r.step(w, func(c *core.Core) { c.Closed(l.peer, l.gen) })
+	l.r.mu.Unlock()
+	w.loop(l.r)
+}
+
+// connect forms the pair, or returns nil if the link is to be closed.
+func (l *link) connect() *transport.Pair {
+	t := l.r.cfg.Peers[l.peer].Transport
+	for pause := connectPauseMin; ; pause = min(2*pause, connectPauseMax) {
+		began := time.Now()
+		pair, err := t.Connect(l.ctx)
+		switch {
+		case err == nil && l.ctx.Err() == nil:
+			return pair
+		case err == nil:
+			pair.Close()
+			return nil
+		case l.ctx.Err() != nil:
+			return nil
+		}
+		if time.Since(began) > connectPauseMax {
+			pause = connectPauseMin
+		}
+		l.r.log.warn(fmt.Sprintf("cannot connect to %s over %s, next attempt in %v: %v", l.name(), t, pause, err), -1)
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-l.ctx.Done():
+			timer.Stop()
+			return nil
+		}
+	}
+}
+
+func (l *link) name() string { return l.r.cfg.Peers[l.peer].Name }
+
+// serve runs the goroutines of a pair until the link is closed.
+func (l *link) serve(pair *transport.Pair) {
+	r := l.r
+	l.payloads = newBuffers(maxBuffersOf(&r.cfg))
+	defer l.payloads.close()
+	peer := &r.cfg.Peers[l.peer]
+	data := newStream(l, protocol.DataStream, pair.Data, dataTimeout(peer))
+	meta := newStream(l, protocol.MetaStream, pair.Meta, timeoutOf(peer))
+	w := newWork()
+	r.visit(w, func(c *core.Core) {
+		if l.closing {
+			return
+		}
+		l.pair, l.streams = pair, [2]*stream{data, meta}
+		for i, st := range l.streams {
+			st.spare = r.spares[l.peer][i]
+		}
+		c.Connected(l.peer, l.gen, pair.Resolver)
+	})
+	w.loop(r)
+
+	var readers, senders sync.WaitGroup
+	readers.Go(newReader(l, data).run)
+	readers.Go(newReader(l, meta).runMeta)
+	senders.Go(data.run)
+	senders.Go(meta.run)
+	<-l.closed
+	r.mu.Lock()
+	graceful := l.graceful
+	r.mu.Unlock()
+	if graceful {
+		l.hangUp(pair, &readers, &senders)
+	}
+	pair.Close()
+	readers.Wait()
+	senders.Wait()
+	<-l.quiet
+	r.mu.Lock()
+	for i, st := range []*stream{data, meta} {
+		if st.spare != nil {
+			r.spares[l.peer][i] = st.spare
+		}
+	}
+	r.mu.Unlock()
+}
+
+// hangUp ends a connection so that the peer can read all that was sent to it:
+// everything queued goes out, then a FIN, and what the peer sends is read and
+// dropped until it has closed too. Closing a socket with unread input would send
+// a RST, which destroys what the peer has not yet read (spec: behaviour 4.5).
+func (l *link) hangUp(pair *transport.Pair, readers, senders *sync.WaitGroup) {
+	cut := time.AfterFunc(lingerTimeout, func() { pair.Close() })
+	defer cut.Stop()
+	for _, c := range []net.Conn{pair.Data, pair.Meta} {
+		c.SetReadDeadline(time.Now()) // the readers let go
+	}
+	senders.Wait()
+	readers.Wait()
+	var wg sync.WaitGroup
+	for _, c := range []net.Conn{pair.Data, pair.Meta} {
+		wg.Go(func() {
+			if cw, ok := c.(interface{ CloseWrite() error }); ok {
+				cw.CloseWrite()
+			}
+			c.SetReadDeadline(time.Time{})
+			io.Copy(io.Discard, c)
+		})
+	}
+	wg.Wait()
+}
+
+// isTimeout reports whether a send failed because it made no progress.
+func isTimeout(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }

@@ -1,0 +1,156 @@
+// Copyright The blockmirror Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package replica
+
+import (
+	"runtime"
+
+	"github.com/go-blockmirror/blockmirror/replica/blockdev"
+	"github.com/go-blockmirror/blockmirror/replica/internal/core"
+)
+
+// What a goroutine does after a visit, without the lock.
+
+// diskOp is an operation of the core on its way through a queue.
+type diskOp struct {
+	op   blockdev.Op
+	core *core.Op
+	r    *Resource
+	w    work
+}
+
+func newDiskOp(r *Resource) *diskOp {
+	d := &diskOp{r: r}
+	d.op.Done = d.finished
+	return d
+}
+
+func (r *Resource) newDiskOp(op *core.Op) *diskOp {
+	d := r.diskOps.Get().(*diskOp)
+	d.core = op
+	translate(&d.op, op)
+	return d
+}
+
+func (r *Resource) freeDiskOp(d *diskOp) {
+	d.core, d.op.Buf = nil, nil
+	r.diskOps.Put(d)
+}
+
+// translate fills in an operation of package blockdev. Done stays.
+func translate(dst *blockdev.Op, op *core.Op) {
+	dst.Kind = blockdev.OpRead + blockdev.OpKind(op.Kind) // the two lists have the same order
+	dst.Off, dst.N, dst.Buf = op.Off, op.Len, op.Buf
+	dst.PreFlush, dst.FUA, dst.MayUnmap = op.PreFlush, op.FUA, op.MayUnmap
+	dst.Err = nil
+}
+
+// finished is called by the queue. The visit happens on the queue's goroutine,
+// which must not write on a stream: that might wait for the peer.
+func (d *diskOp) finished(op *blockdev.Op) {
+	d.core.Err = op.Err
+	d.w.done = append(d.w.done, d.core)
+	r := d.r
+	r.visit(&d.w, nil)
+	d.w.perform(r)
+	r.freeDiskOp(d)
+}
+
+// perform wakes those whose requests have completed, and submits operations to
+// the queues.
+func (w *work) perform(r *Resource) {
+	for i, io := range w.eff.Done {
+		w.eff.Done[i] = nil
+		io.User.(*call).wake()
+	}
+	if len(w.jobs) > 0 {
+		w.submit(r)
+	}
+}
+
+// submit gives w.jobs to the queues, each run for the same queue at once.
+func (w *work) submit(r *Resource) {
+	for i := 0; i < len(w.jobs); {
+		q := r.queueOf(w.jobs[i].core)
+		w.batch = w.batch[:0]
+		for ; i < len(w.jobs) && r.queueOf(w.jobs[i].core) == q; i++ {
+			w.batch = append(w.batch, &w.jobs[i].op)
+		}
+		// From here on the operations may end, and be reused, at any time.
+		if len(w.batch) == 1 {
+			q.Submit(w.batch[0])
+		} else {
+			q.SubmitBatch(w.batch)
+		}
+	}
+	clear(w.jobs)
+	clear(w.batch)
+	w.jobs = w.jobs[:0]
+}
+
+// queueOf returns the queue that an operation goes to.
+func (r *Resource) queueOf(op *core.Op) blockdev.Queue {
+	d := r.volumes[op.Volume].disk.Load()
+	if op.Meta {
+		return d.md
+	}
+	return d.data
+}
+
+// performOwn performs w's own operations on this goroutine.
+func (w *work) performOwn(r *Resource) {
+	for _, op := range w.own {
+		translate(&w.op, op)
+		r.queueOf(op).Do(&w.op)
+		op.Err = w.op.Err
+		w.done = append(w.done, op)
+	}
+	w.op.Buf = nil
+	w.own = clearOps(w.own)
+}
+
+// send sends what w has taken.
+func (w *work) send(r *Resource) {
+	for _, s := range w.sends {
+		if s.out == nil {
+			runtime.Gosched()
+			s.out = r.takeLate(s.st)
+		}
+		s.err = s.st.write(s.out)
+		w.sent = append(w.sent, s)
+	}
+	w.sends = clearSends(w.sends)
+	w.spoke = true
+}
+
+// takeLate takes the packets of a stream that is reserved for the caller. By now
+// there are at least as many as when it was reserved.
+func (r *Resource) takeLate(st *stream) *core.Out {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out *core.Out
+	if r.failed == nil {
+		out = r.core.TakeOut(st.link.peer, st.id, st.spare)
+	}
+	if out == nil {
+		out = &core.Out{} // the core was dropped: nothing to send
+	}
+	return out
+}
+
+// loop performs, sends and visits until nothing is left for this goroutine.
+func (w *work) loop(r *Resource) {
+	for {
+		w.perform(r)
+		switch {
+		case len(w.sends) > 0:
+			w.send(r)
+		case len(w.own) > 0:
+			w.performOwn(r)
+		default:
+			return
+		}
+		r.visit(w, nil)
+	}
+}

@@ -1,0 +1,134 @@
+// Copyright The blockmirror Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package replica
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/go-blockmirror/blockmirror/protocol"
+	"github.com/go-blockmirror/blockmirror/replica/internal/core"
+)
+
+// watch is somebody who waits for a state.
+type watch struct {
+	cond func(*core.Snapshot) (bool, error)
+	done chan error // one result
+}
+
+// WaitConnected returns nil when all volumes are connected to the peer. It returns
+// ErrStandAlone, with the reason if one is known (as ErrSplitBrain), when the
+// resource is StandAlone; and the context's error.
+func (r *Resource) WaitConnected(ctx context.Context) error {
+	return r.explain("wait for the connection", r.wait(ctx, func(s *core.Snapshot) (bool, error) {
+		return r.eachConn(s, func(c protocol.ConnState) bool { return c >= protocol.Connected })
+	}))
+}
+
+// WaitSync returns nil when all volumes are connected and neither resync nor
+// prepare to. Errors are those of WaitConnected.
+func (r *Resource) WaitSync(ctx context.Context) error {
+	return r.explain("wait for the resync", r.wait(ctx, func(s *core.Snapshot) (bool, error) {
+		return r.eachConn(s, func(c protocol.ConnState) bool {
+			return c == protocol.Connected || c == protocol.VerifyS || c == protocol.VerifyT
+		})
+	}))
+}
+
+// eachConn reports whether all volumes' connection states are fine.
+func (r *Resource) eachConn(s *core.Snapshot, fine func(protocol.ConnState) bool) (bool, error) {
+	all := true
+	for i := range s.Volumes {
+		conn := s.Volumes[i].State.Conn
+		if conn == protocol.StandAlone {
+			return false, r.standAlone()
+		}
+		all = all && fine(conn)
+	}
+	return all, nil
+}
+
+// standAlone is the error for a resource that is not looking for its peer.
+func (r *Resource) standAlone() error {
+	if why := r.lastLoss[0]; why != nil {
+		return fmt.Errorf("%w: %w", ErrStandAlone, why)
+	}
+	return ErrStandAlone
+}
+
+// wait waits until cond reports true or an error. cond is called under the lock.
+func (r *Resource) wait(ctx context.Context, cond func(*core.Snapshot) (bool, error)) error {
+	wa := &watch{cond: cond, done: make(chan error, 1)}
+	r.mu.Lock()
+	if r.failed != nil {
+		r.mu.Unlock()
+		return r.failed
+	}
+	snap := r.core.Snapshot()
+	r.watches = append(r.watches, wa)
+	r.checkWatches(&snap)
+	r.mu.Unlock()
+	select {
+	case err := <-wa.done:
+		return err
+	case <-ctx.Done():
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.watches = slices.DeleteFunc(r.watches, func(o *watch) bool { return o == wa })
+	return context.Cause(ctx)
+}
+
+// checkWatches wakes those whose state has come. It is called under the lock.
+func (r *Resource) checkWatches(s *core.Snapshot) {
+	r.watches = slices.DeleteFunc(r.watches, func(wa *watch) bool {
+		ok, err := wa.cond(s)
+		if ok || err != nil {
+			wa.done <- err
+		}
+		return ok || err != nil
+	})
+}
+
+// publish turns an event of the core into one of the stream. It is called under
+// the lock, which gives the order.
+func (r *Resource) publish(e *core.Event) {
+	ev := Event{
+		Time: time.Now(), Volume: r.volumeID(e.Volume),
+		Old: e.Old, New: e.New, Decision: e.Decision, Blocks: e.Blocks, Failed: e.Failed, Size: e.Bytes, Text: e.Text,
+	}
+	if e.Peer >= 0 && e.Peer < len(r.cfg.Peers) {
+		ev.Peer = r.cfg.Peers[e.Peer].Name
+	}
+	switch e.Kind {
+	case core.EventState:
+		ev.Kind = EventState
+	case core.EventResyncDone:
+		ev.Kind = EventResyncDone
+	case core.EventResyncStart:
+		ev.Kind = EventResyncStart
+	case core.EventVerdict:
+		ev.Kind = EventVerdict
+	case core.EventSplitBrain:
+		ev.Kind = EventSplitBrain
+		r.lastLoss[e.Peer] = ErrSplitBrain
+	case core.EventIOError:
+		ev.Kind = EventIOError
+	case core.EventSize:
+		ev.Kind = EventSize
+	case core.EventHandler:
+		ev.Kind = EventHandler
+	}
+	r.hub.publish(ev)
+}
+
+// volumeID turns the core's index into the volume's ID; -1 stays.
+func (r *Resource) volumeID(index int) int {
+	if index < 0 || index >= len(r.volumes) {
+		return -1
+	}
+	return int(r.volumes[index].cfg.ID)
+}
