@@ -56,10 +56,24 @@ func (d Decision) Explain(resource string) string {
 	} else if d.Verdict.Outcome == SplitBrainManual && d.Refusal == RefusedSplitBrain {
 		line("  policies were not asked: that takes always-asbp")
 	}
+	if d.Refusal == RefusedSplitBrain {
+		line("  what would stay: %s", d.prospects())
+	}
 	for _, s := range d.Advice(resource) {
 		line("  %s", s)
 	}
 	return b.String()
+}
+
+// prospects says what the policies that look at the data would make of a split brain.
+func (d Decision) prospects() string {
+	var parts []string
+	for _, p := range [...]SplitBrainPolicy{
+		PolicyDiscardZeroChanges, PolicyDiscardLeastChanges, PolicyDiscardYoungerPrimary, PolicyDiscardOlderPrimary,
+	} {
+		parts = append(parts, fmt.Sprintf("%s by %v", after0Pri(p, d.in.CompareInput).whose(), p))
+	}
+	return strings.Join(parts, ", ")
 }
 
 func describe(ids GenerationIDs, s Side, disk DiskState) string {

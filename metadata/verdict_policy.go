@@ -160,11 +160,19 @@ const (
 )
 
 func (w winner) String() string {
+	if w == nobody {
+		return w.whose()
+	}
+	return w.whose() + " stays"
+}
+
+// whose is the short form.
+func (w winner) whose() string {
 	switch w {
 	case thisNode:
-		return "this node's data stays"
+		return "this node's data"
 	case peerNode:
-		return "the peer's data stays"
+		return "the peer's data"
 	}
 	return "undecided"
 }
