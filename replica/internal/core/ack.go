@@ -1,0 +1,105 @@
+// Copyright The blockmirror Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import (
+	"fmt"
+
+	"github.com/go-blockmirror/blockmirror/protocol"
+)
+
+// receiveAck is the peer's answer to one of our block requests (spec: wire 5.2).
+func (pd *peerDevice) receiveAck(cmd protocol.Command, a protocol.BlockAck) error {
+	if err := pd.v.inside(a.Sector, uint64(a.Size)); err != nil {
+		return err
+	}
+	if a.ID == protocol.IDSyncer {
+		return pd.receiveSyncAck(cmd, a)
+	}
+	r := pd.v.c.requests.find(a.ID)
+	if r == nil || r.v != pd.v || r.sector != a.Sector || r.net == partNone {
+		if cmd == protocol.CmdNegAck {
+			pd.setOutOfSync(a.Sector, a.Size)
+			return nil
+		}
+		return fmt.Errorf("%w: it answers no request (id %x, sector %d)", protocol.ErrField, uint64(a.ID), a.Sector)
+	}
+	switch cmd {
+	case protocol.CmdRecvAck:
+		if r.wantRecv {
+			r.answered(partOK)
+		}
+	case protocol.CmdWriteAck:
+		r.answered(partOK)
+	case protocol.CmdRSWriteAck:
+		r.cleared = r.mayClear && r.epoch != nil
+		r.bothWritten()
+		r.answered(partOK)
+	case protocol.CmdNegAck:
+		pd.setOutOfSync(r.sector, r.size)
+		if r.err == nil {
+			r.err = fmt.Errorf("the peer could not write sector %d", r.sector)
+		}
+		r.answered(partFailed)
+	case protocol.CmdNegDReply:
+		if !r.remote {
+			return errSequence
+		}
+		pd.pending--
+		r.remoteReadFailed(fmt.Errorf("the peer could not read sector %d", r.sector))
+	default: // P_SUPERSEDED and P_RETRY_WRITE belong to two primaries
+		return errSequence
+	}
+	return nil
+}
+
+// answered ends the peer's part of a write. A later, contradicting answer (protocol
+// A and B may still be told of a failed write) has no effect but its marks.
+func (r *request) answered(s partState) {
+	if r.net != partPending {
+		return
+	}
+	r.net = s
+	r.pd.inFlight--
+	r.v.c.maybeComplete(r)
+}
+
+// bothWritten clears the blocks of a write that both nodes have, if it was sent
+// while a resync ran (spec: behaviour 5.4).
+func (r *request) bothWritten() {
+	if r.cleared && r.local == partOK {
+		r.cleared = false
+		r.pd.setInSync(r.sector, r.size)
+	}
+}
+
+// receiveSyncAck answers resync traffic.
+func (pd *peerDevice) receiveSyncAck(cmd protocol.Command, a protocol.BlockAck) error {
+	r := &pd.resync
+	from, to := touched(a.Sector, a.Size)
+	switch cmd {
+	case protocol.CmdRecvAck, protocol.CmdWriteAck, protocol.CmdRSWriteAck, protocol.CmdRSIsInSync:
+		if !r.running {
+			// Nobody asked for it. Clearing bits on such a word would destroy
+			// redundancy silently; the kernel does (spec: wire trap 22).
+			return errSequence
+		}
+		pd.setInSync(a.Sector, a.Size)
+		pd.pending = max(pd.pending-1, 0)
+		if pd.p.session.Version < 96 && pd.conn == protocol.SyncSource && pd.bm.Count() <= r.failed {
+			pd.peerSaysDone()
+		}
+	case protocol.CmdNegAck:
+		r.failed += to - from
+		pd.pending = max(pd.pending-1, 0)
+	case protocol.CmdNegRSDReply:
+		pd.blockDone(a.Sector, a.Size, false)
+	case protocol.CmdRSCancel:
+		r.skipped = true
+		pd.blockDone(a.Sector, a.Size, true)
+	default:
+		return errSequence
+	}
+	return nil
+}

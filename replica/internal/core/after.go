@@ -1,0 +1,102 @@
+// Copyright The blockmirror Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import (
+	"github.com/go-blockmirror/blockmirror/metadata"
+	"github.com/go-blockmirror/blockmirror/protocol"
+)
+
+// afterChange draws the consequences of one state change, in this order (spec:
+// behaviour 2.10).
+func (c *Core) afterChange(t transition) {
+	pd, v := t.pd, t.pd.v
+	o, n := t.old, t.new
+	up := n.Conn >= protocol.Connected
+	v.expose()
+
+	if n.Disk == protocol.UpToDate && n.PeerDisk == protocol.UpToDate && v.crashedPrimary {
+		v.crashedPrimary = false
+		pd.uuidFlags &^= metadata.FlagCrashedPrimary
+		v.updateFlags()
+	}
+	if n.Conn == protocol.Connected && o.Conn == protocol.Connected && o.Disk == protocol.Inconsistent &&
+		o.PeerDisk == protocol.Inconsistent && o.Peer == protocol.Secondary && n.Peer == protocol.Primary {
+		pd.considerResync = true
+	}
+	if becameSource(o.Conn, n.Conn) {
+		pd.makeSyncUUID()
+	}
+	if up && o.PeerDisk == protocol.Diskless && n.PeerDisk > protocol.Diskless && n.PeerDisk != protocol.DUnknown && o.Conn >= protocol.Connected {
+		pd.sendUUIDs(0)
+		pd.sendState()
+	}
+	if o.Conn == protocol.WFReportParams && up {
+		pd.sendState()
+	}
+	if n.Conn == protocol.WFBitMapS && o.Conn != n.Conn {
+		pd.sendBitmap()
+	}
+	if n.Conn == protocol.WFBitMapT && o.Conn != n.Conn {
+		pd.expectBitmap()
+	}
+	c.generationAfter(pd, o, n)
+	if o.Peer == protocol.Primary && n.Peer == protocol.Secondary && n.PeerDisk < protocol.Inconsistent ||
+		o.Role == protocol.Primary && n.Role == protocol.Secondary {
+		v.writeBitmap(nil, func(error) {})
+	}
+	if up && o.Conn >= protocol.Connected && (o.AftrISP != n.AftrISP || o.UserISP != n.UserISP) {
+		pd.sendState()
+	}
+	if n.Conn != o.Conn && startsSync(n.Conn) {
+		pd.startFullSync(n.Conn)
+	}
+	if up && o.Disk != n.Disk && (n.Disk == protocol.Failed || n.Disk == protocol.Diskless || o.Disk == protocol.UpToDate && n.Disk == protocol.Inconsistent) {
+		pd.sendState()
+	}
+	if n.Conn != o.Conn {
+		pd.resyncAfter(o.Conn, n.Conn)
+	}
+	if n.Disk == protocol.Failed && o.Disk != protocol.Failed {
+		v.leaveDisk()
+	}
+	c.stateAdmits()
+}
+
+// becameSource: the node begins to feed the peer (from whatever state).
+func becameSource(o, n protocol.ConnState) bool {
+	feeds := func(s protocol.ConnState) bool { return s == protocol.SyncSource || s == protocol.PausedSyncS }
+	return feeds(n) && !feeds(o)
+}
+
+// generationAfter begins a new data generation where contact to the peer's data was
+// lost while somebody writes, at once and not at the first write (spec: behaviour 3.4).
+func (c *Core) generationAfter(pd *peerDevice, o, n protocol.State) {
+	v := pd.v
+	before, after := metadata.DiskState(o.PeerDisk), metadata.DiskState(n.PeerDisk)
+	own, shared := metadata.DiskState(n.Disk), pd.feed.PeerMayShare()
+	primary := n.Role == protocol.Primary || n.Peer == protocol.Primary
+	birth := v.ids.BirthOnLoss(before, after, n.Conn >= protocol.Connected, primary, own, shared)
+	if birth == metadata.NoBirth && o.Peer != protocol.Primary && n.Peer == protocol.Primary {
+		birth = v.ids.BirthOnDisklessPrimary(after, own, shared)
+	}
+	if birth == metadata.NoBirth {
+		return
+	}
+	if c.susp {
+		v.postponed = true
+		return
+	}
+	v.beginGeneration(birth)
+	if n.Conn >= protocol.Connected {
+		pd.sendUUIDs(0)
+	}
+}
+
+// stateAdmits lets waiting application requests in where the state now allows it.
+func (c *Core) stateAdmits() {
+	for _, v := range c.vols {
+		v.admitHeld()
+	}
+}

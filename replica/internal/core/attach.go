@@ -1,0 +1,259 @@
+// Copyright The blockmirror Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/go-blockmirror/blockmirror/activitylog"
+	"github.com/go-blockmirror/blockmirror/bitmap"
+	"github.com/go-blockmirror/blockmirror/metadata"
+	"github.com/go-blockmirror/blockmirror/protocol"
+)
+
+// DiskImage is a disk as LoadDisk found it, ready to be attached.
+type DiskImage struct {
+	Super      metadata.Superblock
+	Layout     metadata.Layout
+	Bitmap     *bitmap.Bitmap // out-of-sync blocks, with the activity log applied; nil if the disk was never sized
+	Replayed   int            // hot extents that were applied
+	Capacity   uint64         // sectors that the backing device offers
+	Limits     DiskLimits
+	SameDevice bool // metadata lies on the data device
+}
+
+// DiskLimits is what the backing device can do.
+type DiskLimits struct {
+	LogicalBlock, PhysicalBlock uint32 // bytes
+	Discard                     bool
+	DiscardZeroes               bool // discarded ranges read as zeroes
+}
+
+// LoadDisk reads superblock, activity log and bitmap from the metadata device
+// and replays the activity log in memory. It writes nothing. For internal metadata
+// meta and metaBytes are those of the data device.
+func LoadDisk(meta io.ReaderAt, metaBytes int64, loc metadata.Location, dataBytes int64, lim DiskLimits) (*DiskImage, error) {
+	sb, layout, err := metadata.Read(meta, loc, metaBytes)
+	if err != nil {
+		return nil, err
+	}
+	if sb.Version != metadata.V08 {
+		return nil, fmt.Errorf("%w: the disk has %v metadata; convert it to v08, the format of protocol 101", ErrConfig, sb.Version)
+	}
+	img := &DiskImage{Super: sb, Layout: layout, Limits: lim, SameDevice: loc.IsInternal()}
+	img.Capacity = layout.UsableWith(dataBytes)
+	size := min(sb.EffectiveSize, img.Capacity)
+	if size == 0 {
+		return img, nil
+	}
+	img.Bitmap = bitmap.New(bitmap.BitsFor(size))
+	if err := img.Bitmap.Load(meta, layout.BitmapOffset, 0, 1); err != nil {
+		return nil, fmt.Errorf("read the bitmap: %w", err)
+	}
+	if sb.Flags&metadata.PrimaryInd != 0 && sb.NeedsApplyAL() {
+		if err := img.replay(meta); err != nil {
+			return nil, err
+		}
+	}
+	return img, nil
+}
+
+// The magics of v08, which tell how old the activity log may be (spec: on-disk 5.6).
+const (
+	magicV08        = 0x8374026B
+	magicV08Unclean = 0x8374026C
+)
+
+// replay marks every block of every hot extent: a Primary may have been writing there
+// when it crashed. The log counts only if PrimaryInd is set (spec: behaviour 7.4).
+func (img *DiskImage) replay(meta io.ReaderAt) error {
+	g := activitylog.Geometry{Stripes: img.Super.ALStripes, StripeSize4k: img.Super.ALStripeSize4k}
+	magic := uint32(magicV08)
+	if img.Super.Unclean {
+		magic = magicV08Unclean
+	}
+	off := img.Layout.ActivityLogOffset
+	format, err := activitylog.DetectFormat(meta, off, g, magic)
+	var res activitylog.Result
+	if err == nil {
+		res, err = activitylog.ReplayFormat(format, meta, off, g, img.Super.ALExtents)
+	}
+	if err != nil {
+		return fmt.Errorf("replay of the activity log (%d blocks): %w; if the log is lost, invalidate this disk with drbdmeta or metatool", g.Blocks(), err)
+	}
+	for _, e := range res.Hot {
+		from := uint64(e) * activitylog.ExtentSectors / 8
+		img.Bitmap.SetRange(min(from, img.Bitmap.Len()), min(from+activitylog.ExtentSectors/8, img.Bitmap.Len()))
+	}
+	img.Replayed = len(res.Hot)
+	return nil
+}
+
+// Attach brings a loaded disk into service (spec: behaviour 2.8, 7.3; on-disk 10.2):
+// what the replay found goes to the bitmap on disk, then the log is emptied, then
+// the superblock says "in use".
+func (c *Core) Attach(cmd *Command, vol int, img *DiskImage) {
+	v := c.vols[vol]
+	defer c.settle()
+	pd := v.pds[0]
+	if err := v.checkAttach(img); err != nil {
+		c.finish(cmd, fmt.Errorf("attach: %w", err))
+		return
+	}
+	if code := c.change(pd, wish, func(s *protocol.State) { s.Disk = protocol.Attaching }); !code.Success() {
+		c.finish(cmd, refused("attach", code, false))
+		return
+	}
+	v.load(img)
+	fail := func(err error) {
+		c.change(pd, fact, func(s *protocol.State) { s.Disk = protocol.Failed })
+		c.finish(cmd, fmt.Errorf("attach: %w: %w", ErrIO, err))
+	}
+	v.writeBitmap(nil, func(err error) {
+		if err != nil {
+			fail(err)
+			return
+		}
+		v.initAL(func(err error) {
+			if err != nil {
+				fail(err)
+				return
+			}
+			v.attachFlags()
+			v.syncSuper(func(err error) {
+				if err != nil {
+					fail(err)
+					return
+				}
+				v.attached(cmd)
+			})
+		})
+	})
+}
+
+// checkAttach refuses disks that do not fit (spec: on-disk 10.1, 13 to 16).
+func (v *volume) checkAttach(img *DiskImage) error {
+	pd := v.pds[0]
+	sb := &img.Super
+	switch {
+	case v.disk != protocol.Diskless:
+		return ErrAttached
+	case img.Capacity == 0:
+		return fmt.Errorf("%w: the disk has no room for data", ErrConfig)
+	case v.user > img.Capacity:
+		return fmt.Errorf("%w: size %d sectors is configured, the disk takes %d", ErrConfig, v.user, img.Capacity)
+	case sb.Flags&metadata.Consistent != 0 && v.user == 0 && sb.EffectiveSize > img.Capacity:
+		return fmt.Errorf("%w: the data has %d sectors, the disk takes %d", ErrShrink, sb.EffectiveSize, img.Capacity)
+	case v.size > img.Capacity && (v.role == protocol.Primary || pd.conn >= protocol.Connected):
+		return fmt.Errorf("%w: the running volume has %d sectors, the disk takes %d", ErrShrink, v.size, img.Capacity)
+	}
+	primary := v.role == protocol.Primary || pd.role == protocol.Primary && pd.disk < protocol.Inconsistent
+	if primary && v.exposed != 0 && !metadata.AcceptsData(v.exposed, sb.Current, metadata.DiskState(pd.disk)) {
+		return fmt.Errorf("%w: it has generation %s, the disk %s", ErrDataStale, v.exposed, sb.Current)
+	}
+	return nil
+}
+
+// load takes over what was read.
+func (v *volume) load(img *DiskImage) {
+	v.sb, v.layout, v.limits, v.capacity, v.sameDevice = img.Super, img.Layout, img.Limits, img.Capacity, img.SameDevice
+	v.ids = metadata.GenerationIDs{Current: v.sb.Current, Bitmap: v.sb.Bitmap,
+		History: [2]metadata.UUID{v.sb.History[0], v.sb.History[1]}}
+	v.ids = v.ids.SetPrimary(v.role == protocol.Primary)
+	v.crashedPrimary = v.sb.Flags&(metadata.CrashedPrimary|metadata.PrimaryInd) != 0
+	v.negotiated = attachState(v.sb.Flags)
+	size := v.sb.EffectiveSize
+	if size == 0 || size > v.capacity {
+		size = v.capacity
+	}
+	if v.user != 0 {
+		size = v.user
+	}
+	if v.size != 0 && v.pds[0].conn >= protocol.Connected {
+		size = v.size // the cluster has a size; the disk was checked to be large enough
+	}
+	v.size = size
+	pd := v.pds[0]
+	bits := bitmap.BitsFor(size)
+	pd.bm = img.Bitmap
+	if pd.bm == nil {
+		// Never sized: nothing is known to be in sync (spec: on-disk, trap 11).
+		pd.bm = bitmap.New(bits)
+		pd.bm.SetAll()
+		pd.bm.MarkAllDirty()
+	} else if pd.bm.Len() != bits {
+		pd.bm.Resize(bits, true)
+	}
+	if v.sb.Flags&metadata.FullSync != 0 || v.crashedPrimary && v.sb.Flags&metadata.ALDisabled != 0 {
+		pd.bm.SetAll()
+		pd.bm.MarkAllDirty()
+	}
+	if img.Replayed > 0 {
+		v.logf(LogInfo, "applied %d extents of the activity log", img.Replayed)
+	}
+	v.c.event(Event{Kind: EventSize, Volume: v.idx, Bytes: int64(size) * 512})
+	pd.feed = metadata.FeedAfterAttach(v.ids)
+	v.newAL()
+}
+
+// attachState is the table of spec: behaviour 7.3, with fencing dont-care.
+func attachState(f metadata.Flags) protocol.DiskState {
+	switch {
+	case f&metadata.Consistent == 0:
+		return protocol.Inconsistent
+	case f&metadata.WasUpToDate == 0:
+		return protocol.Outdated
+	}
+	return protocol.UpToDate
+}
+
+// attachFlags are those of a disk in use, until the state says more.
+func (v *volume) attachFlags() {
+	f := v.sb.Flags &^ (metadata.FullSync | metadata.ALDisabled | metadata.PrimaryInd)
+	if v.crashedPrimary {
+		f |= metadata.CrashedPrimary
+	}
+	v.sb.Flags = f
+}
+
+// attached: the superblock says so; now the state may.
+func (v *volume) attached(cmd *Command) {
+	c, pd := v.c, v.pds[0]
+	if pd.conn < protocol.Connected {
+		// While unconnected the peer's disk is as the superblock remembers it.
+		c.change(pd, fact, func(s *protocol.State) {
+			s.Disk = v.negotiated
+			if v.sb.Flags&metadata.PeerOutdated != 0 {
+				s.PeerDisk = protocol.Outdated
+			}
+		})
+		v.syncSuper(func(err error) {
+			if err != nil {
+				err = fmt.Errorf("attach: %w", err)
+			}
+			c.finish(cmd, err)
+		})
+		return
+	}
+	c.change(pd, fact, func(s *protocol.State) { s.Disk = protocol.Negotiating })
+	pd.sizesValid = true
+	pd.sendSizes(0)
+	pd.sendUUIDs(0)
+	pd.sendState()
+	c.when(func() bool { return v.disk != protocol.Negotiating }, func() {
+		if v.disk <= protocol.Failed {
+			c.finish(cmd, fmt.Errorf("attach: %w", errors.Join(v.attachErr, ErrDataStale)))
+			return
+		}
+		c.finish(cmd, nil)
+	})
+}
+
+// abortAttach: the handshake does not want this disk.
+func (v *volume) abortAttach(err error) {
+	v.attachErr = err
+	v.c.change(v.pds[0], fact, func(s *protocol.State) { s.Disk = protocol.Failed })
+}

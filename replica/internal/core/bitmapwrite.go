@@ -1,0 +1,150 @@
+// Copyright The blockmirror Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import "github.com/go-blockmirror/blockmirror/bitmap"
+
+// bitmapWriter writes changed bitmap pages: one job at a time, one write at a
+// time, so that an older copy of a page never lands after a newer one. The pages
+// become durable with the flush in front of the next superblock or
+// activity-log write (spec: on-disk 10.3).
+type bitmapWriter struct {
+	jobs    []bitmapJob
+	running bool
+	page    int // next page to look at
+	buf     []byte
+	// flushFirst: a bit was cleared because of data that the own disk may still
+	// have in its cache. That data must be durable before the page says "in sync".
+	flushFirst bool
+}
+
+// bitmapJob is the pages [from, to) or, with all, whatever is dirty.
+type bitmapJob struct {
+	pages []int // nil: all dirty pages
+	next  int
+	fn    func(error)
+}
+
+const bitmapRun = 64 // pages written at once: 256 KiB
+
+// writeBitmap writes the dirty ones among pages (nil: all) and then calls fn.
+func (v *volume) writeBitmap(pages []int, fn func(error)) {
+	if !v.metaUsable() {
+		fn(ErrDiskless)
+		return
+	}
+	v.bmw.jobs = append(v.bmw.jobs, bitmapJob{pages: pages, fn: fn})
+	if !v.bmw.running {
+		v.bmw.running = true
+		v.startBitmapJob()
+	}
+}
+
+// bitmapOf is the bitmap that the one slot of metadata v08 holds.
+func (v *volume) bitmapOf() *bitmap.Bitmap { return v.pds[0].bm }
+
+func (v *volume) startBitmapJob() {
+	v.bmw.page = 0
+	if !v.bmw.flushFirst || v.bitmapOf() == nil || v.bitmapOf().DirtyCount() == 0 {
+		v.bitmapStep(nil)
+		return
+	}
+	v.bmw.flushFirst = false
+	v.flushData(v.bitmapStep)
+}
+
+// flushData makes all data written so far durable.
+func (v *volume) flushData(fn func(error)) {
+	if !v.metaUsable() {
+		fn(ErrDiskless)
+		return
+	}
+	o := v.c.op()
+	o.Kind, o.Volume, o.vol, o.fn = OpFlush, v.idx, v, func(err error) {
+		if err != nil {
+			v.diskFailed(causeWrite, "flush", err)
+		}
+		fn(err)
+	}
+	v.c.issue(o)
+}
+
+// bitmapStep writes the next run of pages of the current job, or ends it.
+func (v *volume) bitmapStep(err error) {
+	bm := v.bitmapOf()
+	if err != nil || bm == nil || !v.metaUsable() {
+		if err == nil {
+			err = ErrDiskless
+		}
+		v.endBitmapJob(err)
+		return
+	}
+	from, n := v.nextRun(bm)
+	if n == 0 {
+		v.endBitmapJob(nil)
+		return
+	}
+	if need := n * bitmap.PageBytes; cap(v.bmw.buf) < need {
+		v.bmw.buf = make([]byte, need)
+	}
+	buf := v.bmw.buf[:n*bitmap.PageBytes]
+	for i := range n {
+		bm.Page(from+i, (*[bitmap.PageBytes]byte)(buf[i*bitmap.PageBytes:]))
+		bm.MarkClean(from + i)
+	}
+	v.bmWrites += uint64(n)
+	off := int64(from) * bitmap.PageBytes
+	if rest := v.layout.BitmapSize - off; int64(len(buf)) > rest {
+		buf = buf[:rest] // the last block of a flex-external device may be short
+	}
+	o := v.c.op()
+	o.Kind, o.Volume, o.vol, o.Meta = OpWrite, v.idx, v, true
+	o.Off, o.Buf, o.Len = v.layout.BitmapOffset+off, buf, int64(len(buf))
+	o.fn = func(err error) {
+		if err != nil {
+			if cur := v.bitmapOf(); cur == bm {
+				for i := range n {
+					bm.MarkDirty(from + i)
+				}
+			}
+			v.diskFailed(causeMeta, "bitmap", err)
+		}
+		v.bitmapStep(err)
+	}
+	v.c.issue(o)
+}
+
+// nextRun finds the next dirty pages of the current job that lie side by side.
+func (v *volume) nextRun(bm *bitmap.Bitmap) (from, n int) {
+	j := &v.bmw.jobs[0]
+	if j.pages != nil {
+		for j.next < len(j.pages) {
+			p := j.pages[j.next]
+			j.next++
+			if p < bm.Pages() && bm.PageDirty(p) {
+				return p, 1
+			}
+		}
+		return 0, 0
+	}
+	p, ok := bm.NextDirty(v.bmw.page)
+	if !ok {
+		return 0, 0
+	}
+	for n = 1; n < bitmapRun && p+n < bm.Pages() && bm.PageDirty(p+n); n++ {
+	}
+	v.bmw.page = p + n
+	return p, n
+}
+
+func (v *volume) endBitmapJob(err error) {
+	j := v.bmw.jobs[0]
+	v.bmw.jobs = v.bmw.jobs[:copy(v.bmw.jobs, v.bmw.jobs[1:])]
+	if len(v.bmw.jobs) > 0 {
+		v.startBitmapJob()
+	} else {
+		v.bmw.running = false
+	}
+	j.fn(err)
+}

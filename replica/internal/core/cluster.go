@@ -1,0 +1,157 @@
+// Copyright The blockmirror Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import "github.com/go-blockmirror/blockmirror/protocol"
+
+// Changes that need the peer's consent (spec: behaviour 2.5): check here, ask,
+// and on consent apply to the state as it then is. One is out at a time.
+
+// clusterRequest is a change that waits for its turn, or for the reply.
+type clusterRequest struct {
+	pd   *peerDevice // nil: the whole connection
+	req  protocol.StateRequest
+	done func(protocol.Code)
+	ask  bool // only ask; the change is made by done
+	sent bool
+}
+
+// refused makes an error of a refusal.
+func refused(doing string, code protocol.Code, byPeer bool) error {
+	return &RefusedError{Doing: doing, Code: code, ByPeer: byPeer}
+}
+
+// cluster asks the peer for a change on one volume. On consent the change is made
+// here, then done gets the result. Without a connection done gets CodeKeepWaiting.
+func (pd *peerDevice) cluster(req protocol.StateRequest, done func(protocol.Code)) {
+	pd.p.queueCluster(&clusterRequest{pd: pd, req: req, done: done})
+}
+
+// clusterConn is cluster for the whole connection.
+func (p *peer) clusterConn(req protocol.StateRequest, done func(protocol.Code)) {
+	p.queueCluster(&clusterRequest{req: req, done: done})
+}
+
+func (p *peer) queueCluster(r *clusterRequest) {
+	p.clusterReqs = append(p.clusterReqs, r)
+	p.sendCluster()
+}
+
+// sendCluster sends the first request of the queue, unless it is out already.
+func (p *peer) sendCluster() {
+	if len(p.clusterReqs) == 0 || p.clusterReqs[0].sent {
+		return
+	}
+	if p.phase != phaseUp {
+		p.failClusterRequests()
+		return
+	}
+	r := p.clusterReqs[0]
+	r.sent = true
+	switch {
+	case r.pd != nil:
+		send(p, protocol.DataStream, protocol.CmdStateChgReq, r.pd.v.cfg.Number, r.req)
+	case p.session.CanSend(protocol.CmdConnStChgReq):
+		send(p, protocol.DataStream, protocol.CmdConnStChgReq, 0, r.req)
+	default: // below version 100 there is one volume, and it speaks for the connection
+		send(p, protocol.DataStream, protocol.CmdStateChgReq, p.pds[0].v.cfg.Number, r.req)
+	}
+}
+
+// receiveStateReply is the peer's answer to the request that is out. One that
+// nobody asked for is dropped.
+func (p *peer) receiveStateReply(code protocol.Code) {
+	if len(p.clusterReqs) == 0 || !p.clusterReqs[0].sent {
+		p.c.logf(LogWarn, -1, "unsolicited state reply %d from the peer", int32(code))
+		return
+	}
+	r := p.clusterReqs[0]
+	p.clusterReqs = p.clusterReqs[1:]
+	if code.Success() && r.pd != nil && !r.ask {
+		code = p.c.change(r.pd, wish, func(s *protocol.State) { *s = r.req.Apply(*s) })
+	}
+	r.done(code)
+	p.sendCluster()
+}
+
+// failClusterRequests: the connection is gone, and with it the one who could answer.
+func (p *peer) failClusterRequests() {
+	reqs := p.clusterReqs
+	p.clusterReqs = nil
+	for _, r := range reqs {
+		r.done(protocol.CodeKeepWaiting)
+	}
+}
+
+// concurrent reports whether an incoming request meets an own one that goes first.
+func (p *peer) concurrent() bool {
+	return p.resolver && len(p.clusterReqs) > 0 && p.clusterReqs[0].sent
+}
+
+// receiveStateRequest decides about the peer's wish for one volume. The change is
+// made first, then the reply goes out, then come its consequences (spec: wire 8.10).
+func (pd *peerDevice) receiveStateRequest(q protocol.StateRequest) {
+	p, c := pd.p, pd.p.c
+	if p.session.Version < 100 && q.Mask.Conn == protocol.ConnMask && q.Value.Conn == protocol.Disconnecting {
+		p.receiveConnRequest(q)
+		return
+	}
+	code := protocol.CodeConcurrentStateChange
+	nested := c.settling
+	c.settling = true
+	if !p.concurrent() {
+		in := q.Swapped()
+		code = c.change(pd, wish, func(s *protocol.State) { *s = in.Apply(*s) })
+	}
+	send(p, protocol.MetaStream, protocol.CmdStateChgReply, pd.v.cfg.Number, protocol.StateReply{Code: code})
+	c.settling = nested
+	c.drain()
+}
+
+// receiveConnRequest decides about the peer's wish for the connection; in
+// practice its wish to disconnect.
+func (p *peer) receiveConnRequest(q protocol.StateRequest) {
+	c := p.c
+	code := protocol.CodeConcurrentStateChange
+	leaving := false
+	if !p.concurrent() {
+		in := q.Swapped()
+		leaving = in.Mask.Conn == protocol.ConnMask && in.Value.Conn == protocol.TearDown
+		code = protocol.CodeSuccess
+		for _, pd := range p.pds {
+			one := in
+			if one.Mask.Disk == protocol.DiskMask && pd.v.disk < protocol.Outdated {
+				one.Mask.Disk = 0 // already worse than what is asked for
+			}
+			if cd := c.allowed(pd, func(s *protocol.State) { *s = one.Apply(*s) }); !cd.Success() {
+				code = cd
+				break
+			}
+		}
+		if code.Success() && in.Mask.Disk == protocol.DiskMask {
+			for _, pd := range p.pds {
+				if pd.v.disk > in.Value.Disk {
+					c.outdateOnRequest(pd, in)
+				}
+			}
+		}
+	}
+	cmd := protocol.CmdConnStChgReply
+	if !p.session.CanSend(cmd) {
+		cmd = protocol.CmdStateChgReply
+	}
+	send(p, protocol.MetaStream, cmd, 0, protocol.StateReply{Code: code})
+	if code.Success() && leaving {
+		p.lose(protocol.TearDown)
+	}
+}
+
+// outdateOnRequest: a Primary with fencing leaves and wants our disk Outdated. The
+// state is made together with the end of the connection, as a connected disk
+// is never Outdated (S5).
+func (c *Core) outdateOnRequest(pd *peerDevice, in protocol.StateRequest) {
+	c.change(pd, fact, func(s *protocol.State) {
+		s.Conn, s.Disk = protocol.TearDown, in.Value.Disk
+	})
+}

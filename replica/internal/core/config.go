@@ -1,0 +1,139 @@
+// Copyright The blockmirror Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/go-blockmirror/blockmirror/activitylog"
+	"github.com/go-blockmirror/blockmirror/metadata"
+	"github.com/go-blockmirror/blockmirror/protocol"
+)
+
+// Config describes one resource. Zero values of options stand for DRBD's
+// defaults (spec: behaviour 10) where the field says so.
+type Config struct {
+	Name    string
+	Volumes []VolumeConfig // in ascending order of Number
+	Peers   []PeerConfig   // at most one with protocol 101 and metadata v08
+	Net     NetOptions
+
+	// Rand returns 64 random bits. It makes identifiers and challenges.
+	Rand func() uint64
+	// Buffers holds data read for the peer.
+	Buffers Allocator
+
+	noPeer bool // Peers was empty
+}
+
+// VolumeConfig describes one volume.
+type VolumeConfig struct {
+	Number      uint16 // volume number, the same on both nodes
+	Minor       int    // shown in Status only
+	UserSize    uint64 // "size": sectors, 0 for as large as possible
+	ALExtents   int    // "al-extents": 0 for 1237
+	DiskFlushes bool   // "disk-flushes"
+	DetachOnIO  OnIOError
+	ResyncRate  uint32 // "resync-rate": KiB/s, used if CPlanAhead is 0
+	CPlanAhead  uint32 // 0.1 s
+	CDelay      uint32 // "c-delay-target": 0.1 s
+	CFill       uint32 // "c-fill-target": sectors
+	CMaxRate    uint32 // KiB/s
+	CMinRate    uint32 // KiB/s
+	AssumeClean bool   // first size: bits of new storage stay clear (both disks are known to be identical)
+}
+
+// OnIOError is the disk option on-io-error.
+type OnIOError uint8
+
+// The values of on-io-error.
+const (
+	IODetach OnIOError = iota
+	IOPassOn
+	IOCallLocalIOError
+)
+
+// PeerConfig describes the other node.
+type PeerConfig struct{ Name string }
+
+// NetOptions are the options of the connection (spec: behaviour 10.1).
+type NetOptions struct {
+	Protocol                     protocol.ReplicationProtocol
+	Timeout                      time.Duration // "timeout"
+	PingTimeout                  time.Duration
+	PingInterval                 time.Duration // "ping-int"
+	KoCount                      int           // 0 disables the request timeout
+	MaxEpochSize                 int
+	MaxBuffers                   int // pages of 4 KiB
+	UseRLE                       bool
+	IntegrityAlg                 string // "data-integrity-alg"
+	CRAMAlg                      string // "cram-hmac-alg"
+	Secret                       string
+	AllowTwoPrimary              bool
+	AfterSB0, AfterSB1, AfterSB2 protocol.Policy
+	RRConflict                   metadata.RRConflict
+	AlwaysASBP                   bool
+	MaxVersion                   protocol.Version  // 0 for protocol.MaxVersion; lower values are for tests and old peers
+	WithoutFeatures              protocol.Features // not offered to the peer
+}
+
+// withDefaults replaces zero values by DRBD's defaults (spec: behaviour 10).
+func (cfg Config) withDefaults() Config {
+	n := &cfg.Net
+	setDefault(&n.Protocol, protocol.ProtocolC)
+	setDefault(&n.Timeout, 6*time.Second)
+	setDefault(&n.PingTimeout, 500*time.Millisecond)
+	setDefault(&n.PingInterval, 10*time.Second)
+	setDefault(&n.MaxEpochSize, 2048)
+	setDefault(&n.MaxBuffers, 2048)
+	setDefault(&n.MaxVersion, protocol.MaxVersion)
+	if len(cfg.Peers) == 0 {
+		// A resource without a peer is one that never leaves StandAlone.
+		cfg.Peers, cfg.noPeer = []PeerConfig{{}}, true
+	}
+	cfg.Volumes = append([]VolumeConfig(nil), cfg.Volumes...)
+	for i := range cfg.Volumes {
+		v := &cfg.Volumes[i]
+		setDefault(&v.ALExtents, activitylog.DefaultExtents)
+	}
+	return cfg
+}
+
+func setDefault[T comparable](p *T, def T) {
+	var zero T
+	if *p == zero {
+		*p = def
+	}
+}
+
+// check refuses what the core cannot do.
+func (cfg *Config) check() error {
+	if cfg.Rand == nil {
+		return fmt.Errorf("%w: Rand is nil", ErrConfig)
+	}
+	if len(cfg.Volumes) == 0 {
+		return fmt.Errorf("%w: no volume; a connection without volumes never gets past WFReportParams", ErrConfig)
+	}
+	if len(cfg.Peers) > 1 {
+		return fmt.Errorf("%w: %d peers: metadata v08 and protocol 101 know one", ErrConfig, len(cfg.Peers))
+	}
+	if n := cfg.Net.Protocol; n < protocol.ProtocolA || n > protocol.ProtocolC {
+		return fmt.Errorf("%w: replication protocol %d: want A, B or C", ErrConfig, n)
+	}
+	if v := cfg.Net.MaxVersion; v < protocol.MinVersion || v > protocol.MaxVersion {
+		return fmt.Errorf("%w: protocol version %d: want %d..%d", ErrConfig, v, protocol.MinVersion, protocol.MaxVersion)
+	}
+	for i := 1; i < len(cfg.Volumes); i++ {
+		if cfg.Volumes[i-1].Number >= cfg.Volumes[i].Number {
+			return fmt.Errorf("%w: volumes must be in ascending order of their numbers", ErrConfig)
+		}
+	}
+	if alg := cfg.Net.IntegrityAlg; alg != "" {
+		if _, err := protocol.LookupDigest(alg); err != nil {
+			return fmt.Errorf("%w: data-integrity-alg: %w", ErrConfig, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,444 @@
+// Copyright The blockmirror Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/go-blockmirror/blockmirror/protocol"
+)
+
+// The life of a connection (spec: behaviour 2.6, wire 1.6):
+//
+//	StandAlone -Connect-> Unconnected -> WFConnection -pair-> (features, authentication)
+//	     ^                     ^              |                       |
+//	     |                     |              |                 WFReportParams -> Connected …
+//	     |                     +-- closed <- Timeout, BrokenPipe, NetworkFailure,
+//	     |                                   ProtocolError, TearDown      (a loss: try again)
+//	     +---- closed <- Disconnecting       (the administrator, or a refusal)
+
+// start looks for the peer.
+func (p *peer) start() {
+	p.gen++
+	p.phase = phaseConnecting
+	p.session = protocol.Session{}
+	p.c.changeAll(p, fact, func(s *protocol.State) { s.Conn = protocol.WFConnection })
+	p.c.eff.Net = append(p.c.eff.Net, NetAction{Kind: NetConnect, Peer: p.idx, Gen: p.gen})
+}
+
+// Connected reports that the pair asked for by NetConnect exists. resolver is
+// true if this node accepted the meta connection.
+func (c *Core) Connected(peer int, gen uint64, resolver bool) {
+	p := c.peers[peer]
+	if gen != p.gen || p.phase != phaseConnecting {
+		return // the shell will be told to close it, or was
+	}
+	p.resolver = resolver
+	p.phase, p.gotProto, p.dryRun = phaseFeatures, false, false
+	p.protocol = c.cfg.Net.Protocol
+	p.digest, _ = protocol.LookupDigest(c.cfg.Net.IntegrityAlg)
+	p.lastMeta, p.lastData = c.now, c.now
+	p.rx.reset()
+	for _, pd := range p.pds {
+		pd.resetConnection()
+	}
+	p.handshakeTimer.arm(c.now + 4*c.cfg.Net.PingTimeout)
+	send(p, protocol.DataStream, protocol.CmdConnectionFeatures, 0, p.ownFeatures())
+	c.settle()
+}
+
+// resetConnection forgets what belonged to the last connection.
+func (pd *peerDevice) resetConnection() {
+	pd.idsValid, pd.sizesValid, pd.stateSent, pd.considerResync = false, false, false, false
+	pd.seq, pd.uuidFlags, pd.uuidBits = 0, 0, 0
+	pd.rx, pd.syncUUIDSet = nil, false
+	pd.discardMyData = pd.p.opt.DiscardMyData
+	pd.sent, pd.received = 0, 0
+}
+
+func (p *peer) ownFeatures() protocol.ConnectionFeatures {
+	net := &p.c.cfg.Net
+	f := protocol.DefaultConnectionFeatures()
+	f.Max = net.MaxVersion
+	f.Features = protocol.OfferableFeatures(f.Max) & ^net.WithoutFeatures
+	if net.IntegrityAlg != "" {
+		// The kernel expects a digest with P_ZEROES and sends none (spec: wire 4.8).
+		f.Features &^= protocol.FeatureWZeroes
+	}
+	return f
+}
+
+func (p *peer) receiveFeatures(f protocol.ConnectionFeatures) {
+	v, features, err := protocol.Negotiate(p.ownFeatures(), f)
+	if err != nil {
+		p.refuse(fmt.Errorf("%w: %w", ErrIncompatible, err))
+		return
+	}
+	p.session.Version, p.session.Features = v, features
+	p.c.logf(LogInfo, -1, "agreed on protocol version %d, features %v", v, features)
+	p.c.eff.Net = append(p.c.eff.Net, NetAction{Kind: NetReadMeta, Peer: p.idx, Gen: p.gen})
+	p.handshakeTimer.arm(p.c.now + 4*p.c.cfg.Net.PingTimeout)
+	if p.c.cfg.Net.CRAMAlg == "" {
+		p.sendParams()
+		return
+	}
+	p.phase = phaseAuth
+	p.ownNonce = p.ownNonce[:0]
+	for len(p.ownNonce) < protocol.ChallengeBytes {
+		r := p.c.cfg.Rand()
+		for range 8 {
+			p.ownNonce = append(p.ownNonce, byte(r))
+			r >>= 8
+		}
+	}
+	send(p, protocol.DataStream, protocol.CmdAuthChallenge, 0, protocol.AuthChallenge{Challenge: p.ownNonce})
+}
+
+// receiveAuth is authentication by challenge and response (spec: wire 4.2).
+func (p *peer) receiveAuth(cmd protocol.Command, body []byte) error {
+	net := &p.c.cfg.Net
+	if cmd == protocol.CmdAuthChallenge {
+		err := protocol.CheckChallenge(p.ownNonce, body)
+		if err == nil {
+			var r []byte
+			if r, err = protocol.Response(net.CRAMAlg, []byte(net.Secret), body); err == nil {
+				send(p, protocol.DataStream, protocol.CmdAuthResponse, 0, protocol.AuthResponse{Response: r})
+				return nil
+			}
+		}
+		p.refuse(fmt.Errorf("%w: %w", ErrAuthentication, err))
+		return nil
+	}
+	err := protocol.VerifyResponse(net.CRAMAlg, []byte(net.Secret), p.ownNonce, body)
+	switch {
+	case err == nil:
+		p.c.logf(LogInfo, -1, "peer authenticated using %s HMAC", net.CRAMAlg)
+		p.sendParams()
+	case errors.Is(err, protocol.ErrResponseLength):
+		return err // a broken connection rather than a wrong secret
+	default:
+		p.refuse(fmt.Errorf("%w: %w", ErrAuthentication, err))
+	}
+	return nil
+}
+
+// sendParams is step 4 and 5 of spec: wire 8.1.
+func (p *peer) sendParams() {
+	c := p.c
+	p.phase = phaseUp
+	p.handshakeTimer.stop()
+	p.pinging = false
+	p.pingTimer.arm(c.now + c.cfg.Net.PingInterval)
+	c.changeAll(p, fact, func(s *protocol.State) { s.Conn = protocol.WFReportParams })
+	send(p, protocol.DataStream, protocol.CmdProtocol, 0, p.ownProtocol())
+	for _, pd := range p.pds {
+		pd.sendSyncParam()
+		pd.sendSizes(0)
+		pd.sendUUIDs(0)
+		s := pd.state()
+		s.Conn = protocol.WFConnection // what a kernel has here; nobody reads it
+		send(p, protocol.DataStream, protocol.CmdState, pd.v.cfg.Number, s)
+		pd.stateSent = true
+	}
+	p.opt.DiscardMyData = false // one-shot
+}
+
+func (p *peer) ownProtocol() protocol.Protocol {
+	net := &p.c.cfg.Net
+	out := protocol.Protocol{
+		Replication: net.Protocol, AfterSB0: net.AfterSB0, AfterSB1: net.AfterSB1, AfterSB2: net.AfterSB2,
+		TwoPrimaries: net.AllowTwoPrimary, IntegrityAlg: net.IntegrityAlg,
+	}
+	if p.opt.DiscardMyData {
+		out.Flags |= protocol.ProtocolDiscardMyData
+	}
+	if p.opt.Tentative {
+		out.Flags |= protocol.ProtocolDryRun
+	}
+	return out
+}
+
+// receiveProtocol compares the settings that must match (spec: behaviour 4.2).
+func (p *peer) receiveProtocol(peer protocol.Protocol) error {
+	own := p.ownProtocol()
+	own.Flags &^= protocol.ProtocolDiscardMyData // the one-shot flag is gone already; the handshake looks at both
+	if err := own.Compatible(peer, &p.session); err != nil {
+		p.refuse(fmt.Errorf("%w: %w", ErrIncompatible, err))
+		return nil
+	}
+	alg, err := protocol.LookupDigest(peer.IntegrityAlg)
+	if err != nil {
+		p.refuse(fmt.Errorf("%w: data-integrity-alg: %w", ErrIncompatible, err))
+		return nil
+	}
+	p.peerAlg, p.session.PeerDigestSize = alg, alg.Size()
+	p.dryRun = p.opt.Tentative || peer.Flags&protocol.ProtocolDryRun != 0
+	p.gotProto = true
+	return nil
+}
+
+// receiveProtocolUpdate adopts what the peer's administrator changed (spec: wire 4.3).
+func (p *peer) receiveProtocolUpdate(peer protocol.Protocol) {
+	alg, err := protocol.LookupDigest(peer.IntegrityAlg)
+	if err != nil || !peer.Valid() {
+		p.refuse(fmt.Errorf("%w: the peer changed its settings: %w", ErrIncompatible, err))
+		return
+	}
+	p.peerAlg, p.session.PeerDigestSize = alg, alg.Size()
+	p.protocol = peer.Replication
+	net := &p.c.cfg.Net
+	net.AfterSB0, net.AfterSB1, net.AfterSB2 = peer.AfterSB0.Mirrored(), peer.AfterSB1.Mirrored(), peer.AfterSB2.Mirrored()
+	net.AllowTwoPrimary = peer.TwoPrimaries
+	p.c.logf(LogInfo, -1, "peer changed the protocol to %v", peer.Replication)
+}
+
+// handshakeTimedOut: features or authentication took too long.
+func (p *peer) handshakeTimedOut() {
+	if p.phase == phaseFeatures || p.phase == phaseAuth {
+		p.c.logf(LogWarn, -1, "the peer did not finish features and authentication in time")
+		p.lose(protocol.BrokenPipe)
+	}
+}
+
+// Lost reports that a stream of the pair ended or failed. timeout tells a send
+// that made no progress for Timeout × KoCount.
+func (c *Core) Lost(peer int, gen uint64, s protocol.Stream, err error, timeout bool) {
+	p := c.peers[peer]
+	if gen != p.gen || !p.alive() {
+		return
+	}
+	why := protocol.BrokenPipe
+	switch {
+	case s == protocol.DataStream && isViolation(err):
+		why = protocol.ProtocolError
+	case timeout:
+		why = protocol.Timeout
+	case s == protocol.MetaStream:
+		why = protocol.NetworkFailure
+	}
+	c.logf(LogWarn, -1, "lost the %v stream: %v", s, err)
+	p.lose(why)
+	c.settle()
+}
+
+// isViolation reports whether a read failed because of what the peer sent.
+func isViolation(err error) bool {
+	for _, bad := range []error{protocol.ErrBadMagic, protocol.ErrHeaderPadding, protocol.ErrUnknownCommand,
+		protocol.ErrWrongStream, protocol.ErrLength, protocol.ErrField} {
+		if errors.Is(err, bad) {
+			return true
+		}
+	}
+	return false
+}
+
+// violate ends the connection because of what the peer sent.
+func (p *peer) violate(st protocol.Stream, err error) {
+	p.c.logf(LogError, -1, "protocol violation on the %v stream: %v", st, err)
+	if st == protocol.MetaStream {
+		p.lose(protocol.NetworkFailure)
+		return
+	}
+	p.lose(protocol.ProtocolError)
+}
+
+// lose leaves a connection for a reason that asks for a new one.
+func (p *peer) lose(why protocol.ConnState) {
+	if !p.alive() {
+		return
+	}
+	p.shakyUntilUp = p.phase != phaseUp || p.conn() <= protocol.WFReportParams
+	p.c.changeAll(p, fact, func(s *protocol.State) { s.Conn = why })
+	p.close(why == protocol.TearDown)
+}
+
+// refuse leaves a connection for good: StandAlone, until the administrator acts.
+// What was sent before is still delivered, so that the peer comes to its own verdict.
+func (p *peer) refuse(err error) {
+	if !p.alive() {
+		return
+	}
+	p.c.logf(LogError, -1, "connection refused: %v", err)
+	p.disconnectNow(true)
+}
+
+// disconnectNow goes to Disconnecting; the cleanup leads to StandAlone.
+func (p *peer) disconnectNow(graceful bool) {
+	p.wantConn = false
+	p.c.changeAll(p, fact, func(s *protocol.State) { s.Conn = protocol.Disconnecting })
+	p.close(graceful)
+}
+
+// close tells the shell to close the pair, or to stop looking for one.
+func (p *peer) close(graceful bool) {
+	switch p.phase {
+	case phaseNone, phaseClosing:
+		return
+	}
+	p.phase = phaseClosing
+	p.handshakeTimer.stop()
+	p.pingTimer.stop()
+	p.c.eff.Net = append(p.c.eff.Net, NetAction{Kind: NetClose, Peer: p.idx, Gen: p.gen, Graceful: graceful})
+	p.abandon()
+}
+
+// abandon ends what hung on the connection: nobody will answer any more.
+func (p *peer) abandon() {
+	p.pinging = false
+	fns := p.pingWaiters
+	p.pingWaiters = nil
+	for _, fn := range fns {
+		fn(ErrConnectionLost)
+	}
+	p.failClusterRequests()
+	for _, pd := range p.pds {
+		pd.stopResync()
+		pd.rx, pd.syncUUIDSet = nil, false
+	}
+	p.abandonRequests()
+	p.rx.abandon(p)
+	p.abandonReads()
+}
+
+// Closed reports that every goroutine of the pair has ended, every Out was
+// returned, and (for NetConnect that was stopped) no attempt is under way.
+func (c *Core) Closed(peer int, gen uint64) {
+	p := c.peers[peer]
+	if gen != p.gen || p.phase != phaseClosing {
+		return
+	}
+	for st, o := range p.out {
+		if !o.Empty() {
+			spare := &Out{}
+			p.out[st] = spare
+			c.OutDone(peer, o)
+		}
+	}
+	p.phase = phaseNone
+	p.closedWait = true
+	p.cleanup()
+	c.settle()
+}
+
+// cleanup is the end of a connection, once the peer's last requests have left the
+// disk (spec: behaviour 2.6).
+func (p *peer) cleanup() {
+	if !p.closedWait || p.peerReqs > 0 {
+		return
+	}
+	p.closedWait = false
+	p.session = protocol.Session{}
+	for _, pd := range p.pds {
+		pd.idsValid = false
+		pd.unacked, pd.pending = 0, 0
+		pd.v.md.dirty = true
+		pd.v.writeBitmap(nil, func(error) {})
+	}
+	if !p.wantConn {
+		p.c.changeAll(p, fact, func(s *protocol.State) {
+			if s.Conn != protocol.StandAlone {
+				s.Conn = protocol.Disconnecting
+			}
+		})
+		p.c.changeAll(p, fact, func(s *protocol.State) { s.Conn = protocol.StandAlone })
+		return
+	}
+	p.c.changeAll(p, fact, func(s *protocol.State) { s.Conn = protocol.Unconnected })
+	if p.shakyUntilUp {
+		p.shakyUntilUp = false
+		p.retryTimer.arm(p.c.now + time.Second)
+		return
+	}
+	p.start()
+}
+
+func (p *peer) retryConnect() {
+	if p.phase == phaseNone && p.wantConn {
+		p.start()
+	}
+}
+
+// ConnectOptions are the one-shot options of Connect.
+type ConnectOptions struct {
+	DiscardMyData bool
+	Tentative     bool
+}
+
+// Connect leaves StandAlone. It finishes when the node is in WFConnection.
+func (c *Core) Connect(cmd *Command, peer int, opt ConnectOptions) {
+	p := c.peers[peer]
+	err := error(nil)
+	switch {
+	case p.conn() != protocol.StandAlone || p.phase != phaseNone || p.closedWait:
+		err = fmt.Errorf("connect: %w", ErrConnected)
+	case c.cfg.noPeer:
+		err = fmt.Errorf("connect: %w: no peer is configured", ErrConfig)
+	case opt.DiscardMyData && c.anyPrimary():
+		err = fmt.Errorf("connect: %w: discard-my-data on a Primary; demote it first", ErrRefused)
+	}
+	if err == nil {
+		p.opt, p.wantConn = opt, true
+		if code := c.changeAll(p, wish, func(s *protocol.State) { s.Conn = protocol.Unconnected }); !code.Success() {
+			err = refused("connect", code, false)
+		} else {
+			p.start()
+		}
+	}
+	c.finish(cmd, err)
+	c.settle()
+}
+
+func (c *Core) anyPrimary() bool {
+	for _, v := range c.vols {
+		if v.role == protocol.Primary {
+			return true
+		}
+	}
+	return false
+}
+
+// Disconnect goes to StandAlone; force does not ask the peer. It finishes there.
+func (c *Core) Disconnect(cmd *Command, peer int, force bool) {
+	p := c.peers[peer]
+	if p.conn() == protocol.StandAlone && p.phase == phaseNone && !p.closedWait {
+		c.finish(cmd, nil)
+		c.settle()
+		return
+	}
+	p.wantConn = false
+	c.when(func() bool { return p.conn() == protocol.StandAlone && p.phase == phaseNone }, func() { c.finish(cmd, nil) })
+	switch {
+	case p.phase == phaseUp && p.conn() >= protocol.Connected && !force:
+		p.askDisconnect()
+	case p.phase == phaseUp && !force:
+		// In the middle of the handshake: wait for its end, then ask.
+		c.when(func() bool { return p.phase != phaseUp || p.conn() >= protocol.Connected }, func() {
+			if p.phase == phaseUp {
+				p.askDisconnect()
+			}
+		})
+	case p.retryTimer.set:
+		p.retryTimer.stop()
+		p.closedWait = true
+		p.cleanup()
+	case p.alive() || p.phase == phaseConnecting:
+		p.disconnectNow(false)
+	}
+	c.settle()
+}
+
+// askDisconnect tells the peer, and goes when it has agreed. A peer that refuses,
+// or does not answer, does not hold us.
+func (p *peer) askDisconnect() {
+	p.clusterConn(protocol.StateRequest{}.WithConn(protocol.Disconnecting), func(code protocol.Code) {
+		if p.alive() {
+			if !code.Success() {
+				p.c.logf(LogWarn, -1, "the peer did not agree to disconnect: %v", code)
+			}
+			p.disconnectNow(true)
+		}
+	})
+}

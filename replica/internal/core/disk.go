@@ -1,0 +1,195 @@
+// Copyright The blockmirror Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import (
+	"fmt"
+
+	"github.com/go-blockmirror/blockmirror/activitylog"
+	"github.com/go-blockmirror/blockmirror/metadata"
+	"github.com/go-blockmirror/blockmirror/protocol"
+)
+
+// cause is what failed on a disk.
+type cause uint8
+
+const (
+	causeRead cause = iota
+	causeWrite
+	causeMeta
+)
+
+// diskFailed applies on-io-error (spec: behaviour 5.8).
+func (v *volume) diskFailed(why cause, what string, err error) {
+	if v.disk <= protocol.Failed && v.disk != protocol.Attaching {
+		return // it is on its way out already
+	}
+	v.logf(LogError, "disk failed: %s: %v", what, err)
+	v.c.event(Event{Kind: EventIOError, Volume: v.idx, Text: fmt.Sprintf("%s: %v", what, err)})
+	if v.disk == protocol.Attaching {
+		return // Attach reports it
+	}
+	pd := v.pds[0]
+	if v.cfg.DetachOnIO == IOPassOn && why != causeMeta {
+		if v.disk > protocol.Inconsistent {
+			v.c.change(pd, fact, func(s *protocol.State) { s.Disk = protocol.Inconsistent })
+		}
+		return
+	}
+	if v.cfg.DetachOnIO == IOCallLocalIOError {
+		v.c.event(Event{Kind: EventHandler, Volume: v.idx, Text: "local-io-error"})
+	}
+	v.c.change(pd, fact, func(s *protocol.State) { s.Disk = protocol.Failed })
+}
+
+// leaveDisk follows the step to Failed: whoever waits for the disk is let go, and
+// when the last operation is back the volume is Diskless.
+func (v *volume) leaveDisk() {
+	v.alFailed()
+	v.failSuperWaiters()
+	v.c.when(func() bool { return v.disk != protocol.Failed || v.opsPending == 0 }, func() {
+		if v.disk == protocol.Failed {
+			v.diskless()
+		}
+	})
+	v.active.wake()
+}
+
+// diskless is the end of a disk.
+func (v *volume) diskless() {
+	v.al = alState{}
+	v.md.dirty = false
+	for _, pd := range v.pds {
+		pd.stopResync()
+		pd.resync.lazy.stop()
+	}
+	v.c.change(v.pds[0], fact, func(s *protocol.State) { s.Disk = protocol.Diskless })
+	for _, pd := range v.pds {
+		pd.bm, pd.rx = nil, nil
+	}
+	v.capacity, v.sb = 0, metadata.Superblock{}
+	v.md, v.bmw = superWriter{}, bitmapWriter{}
+	v.gateOpened()
+}
+
+// Detach takes the disk out of service and leaves clean metadata. With force it
+// does not wait for hanging disk operations' results.
+func (c *Core) Detach(cmd *Command, vol int, force bool) {
+	v := c.vols[vol]
+	defer c.settle()
+	if v.disk == protocol.Diskless {
+		c.finish(cmd, nil)
+		return
+	}
+	pd := v.pds[0]
+	gone := func() bool { return v.disk == protocol.Diskless }
+	if force {
+		c.change(pd, fact, func(s *protocol.State) { s.Disk = protocol.Failed })
+		c.when(gone, func() { c.finish(cmd, nil) })
+		return
+	}
+	set := func(s *protocol.State) { s.Disk = protocol.Failed }
+	if code := c.allowed(pd, set); !code.Success() {
+		c.finish(cmd, refused("detach", code, false))
+		return
+	}
+	if pd.conn < protocol.Connected || pd.p.phase != phaseUp {
+		v.detachClean(cmd)
+		return
+	}
+	pd.p.queueCluster(&clusterRequest{pd: pd, ask: true, req: protocol.StateRequest{}.WithDisk(protocol.Failed), done: func(code protocol.Code) {
+		switch {
+		case code == protocol.CodeKeepWaiting: // the connection is gone: ask the rules again
+			c.Detach(cmd, vol, false)
+		case !code.Success():
+			c.finish(cmd, refused("detach", code, true))
+		default:
+			v.detachClean(cmd)
+		}
+	}})
+}
+
+// detachClean leaves a disk in order: no writes in flight, bitmap on disk, the log
+// empty, the superblock clean. What apply-al would leave (spec: on-disk 10.4).
+func (v *volume) detachClean(cmd *Command) {
+	c := v.c
+	v.freezing++
+	end := func(err error) {
+		v.freezing--
+		if err != nil && v.disk > protocol.Failed {
+			v.logf(LogWarn, "detach leaves unclean metadata: %v", err)
+		}
+		c.change(v.pds[0], fact, func(s *protocol.State) { s.Disk = protocol.Failed })
+		c.when(func() bool { return v.disk == protocol.Diskless }, func() { c.finish(cmd, nil) })
+		c.stateAdmits()
+	}
+	c.when(func() bool { return v.quiet() || !v.metaUsable() }, func() {
+		v.flushData(func(err error) {
+			if err != nil {
+				end(err)
+				return
+			}
+			v.writeBitmap(nil, func(err error) {
+				if err != nil {
+					end(err)
+					return
+				}
+				v.initAL(func(err error) {
+					if err != nil {
+						end(err)
+						return
+					}
+					v.writeCleanSuper(end)
+				})
+			})
+		})
+	})
+}
+
+// quiet reports that nothing is in flight on the disk or waits for it.
+func (v *volume) quiet() bool {
+	return v.opsPending == 0 && v.localPending == 0 && !v.md.dirty && !v.md.writing && !v.bmw.running &&
+		!v.al.writing && len(v.al.waiting) == 0 && v.gates == 0 && v.active.head == nil
+}
+
+// writeCleanSuper writes the superblock that says: nothing to replay.
+func (v *volume) writeCleanSuper(fn func(error)) {
+	sb := v.superblock()
+	sb.Unclean = false
+	sb.Flags |= metadata.ALClean
+	block := new([metadata.BlockSize]byte)
+	sb.Encode(block)
+	o := v.c.op()
+	o.Kind, o.Volume, o.vol, o.Meta = OpWrite, v.idx, v, true
+	o.Off, o.Buf, o.Len = v.layout.SuperblockOffset, block[:], metadata.BlockSize
+	o.PreFlush, o.FUA = true, true
+	o.fn = fn
+	v.c.issue(o)
+}
+
+const initALChunk = 1 << 20
+
+// initAL writes initialised blocks over the whole activity log. Its bits must be
+// in the bitmap on disk by then; the flush in front makes sure that they stay there.
+func (v *volume) initAL(fn func(error)) {
+	size := v.layout.ActivityLogSize
+	buf := make([]byte, min(size, initALChunk))
+	for off := 0; off < len(buf); off += metadata.BlockSize {
+		activitylog.InitBlock((*[activitylog.BlockSize]byte)(buf[off:]))
+	}
+	var step func(off int64, err error)
+	step = func(off int64, err error) {
+		if err != nil || off >= size {
+			fn(err)
+			return
+		}
+		n := min(int64(len(buf)), size-off)
+		o := v.c.op()
+		o.Kind, o.Volume, o.vol, o.Meta, o.PreFlush = OpWrite, v.idx, v, true, true
+		o.Off, o.Buf, o.Len = v.layout.ActivityLogOffset+off, buf[:n], n
+		o.fn = func(err error) { step(off+n, err) }
+		v.c.issue(o)
+	}
+	step(0, nil)
+}

@@ -1,0 +1,211 @@
+// Copyright The blockmirror Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import (
+	"fmt"
+
+	"github.com/go-blockmirror/blockmirror/bitmap"
+	"github.com/go-blockmirror/blockmirror/metadata"
+	"github.com/go-blockmirror/blockmirror/protocol"
+)
+
+// What a node tells about each volume: P_SYNC_PARAM, P_SIZES, P_UUIDS, P_STATE
+// (spec: wire 4.4 to 4.6, 4.13).
+
+func (pd *peerDevice) sendSyncParam() {
+	cfg := &pd.v.cfg
+	q := protocol.DefaultSyncParam()
+	override(&q.Rate, cfg.ResyncRate)
+	override(&q.PlanAhead, cfg.CPlanAhead)
+	override(&q.DelayTarget, cfg.CDelay)
+	override(&q.FillTarget, cfg.CFill)
+	override(&q.MaxRate, cfg.CMaxRate)
+	send(pd.p, protocol.DataStream, pd.p.session.SyncParamCommand(), cfg.Number, q)
+}
+
+func override(p *uint32, v uint32) {
+	if v != 0 {
+		*p = v
+	}
+}
+
+func (pd *peerDevice) receiveSyncParam(q protocol.SyncParam) {
+	if q.VerifyAlg == "" && q.CsumsAlg == "" {
+		return
+	}
+	if pd.conn == protocol.WFReportParams {
+		pd.p.refuse(fmt.Errorf("%w: the peer has verify-alg %q and csums-alg %q, this node has none", ErrIncompatible, q.VerifyAlg, q.CsumsAlg))
+		return
+	}
+	pd.v.logf(LogWarn, "the peer set verify-alg %q and csums-alg %q, which are not used here", q.VerifyAlg, q.CsumsAlg)
+}
+
+// sendSizes tells how large the disk is, could be, and should be.
+func (pd *peerDevice) sendSizes(flags protocol.SizesFlags) {
+	v := pd.v
+	q := protocol.Sizes{UserSize: v.user, CurrentSize: v.size, MaxBioBytes: protocol.MaxBlockBytes, Flags: flags}
+	if v.metaUsable() {
+		q.DiskSize = v.capacity
+		q.Queue = protocol.QueueLimits{
+			PhysicalBlock: v.limits.PhysicalBlock, LogicalBlock: v.limits.LogicalBlock,
+			MinIO: v.limits.PhysicalBlock, Discard: v.limits.Discard, DiscardZeroes: v.limits.DiscardZeroes,
+		}
+	}
+	send(pd.p, protocol.DataStream, protocol.CmdSizes, v.cfg.Number, q)
+}
+
+// receiveSizes agrees on the size (spec: behaviour 6.10).
+func (pd *peerDevice) receiveSizes(q protocol.Sizes) {
+	v, connecting := pd.v, pd.conn == protocol.WFReportParams
+	first := !pd.sizesValid
+	pd.sizes, pd.sizesValid = q, true
+	if connecting {
+		if q.UserSize != 0 && (v.user == 0 || q.UserSize < v.user) {
+			v.user = q.UserSize
+		}
+	} else if v.user != q.UserSize {
+		v.user = q.UserSize
+	}
+	size := pd.agreedSize()
+	if size == 0 {
+		return
+	}
+	if size < v.size && (v.disk >= protocol.Outdated || v.disk == protocol.Diskless && v.role == protocol.Primary) &&
+		(connecting || pd.disk == protocol.Diskless) {
+		v.user = v.cfg.UserSize
+		pd.p.refuse(fmt.Errorf("%w: volume %d has %d sectors, the peer's disk takes %d",
+			ErrShrink, v.cfg.Number, v.size, size))
+		return
+	}
+	before := v.size
+	if size != v.size {
+		v.resize(size, v.cfg.AssumeClean || q.Flags&protocol.SizesNoResync != 0)
+	}
+	if !connecting && q.CurrentSize != before && (first || q.CurrentSize == 0 || size != before) {
+		pd.sendSizes(q.Flags)
+	}
+}
+
+// agreedSize is the size that both disks and the administrator allow.
+func (pd *peerDevice) agreedSize() uint64 {
+	v, q := pd.v, &pd.sizes
+	if !v.metaUsable() {
+		for _, s := range []uint64{q.CurrentSize, q.UserSize, q.DiskSize} {
+			if s != 0 {
+				return s
+			}
+		}
+		return v.size
+	}
+	size := v.capacity
+	switch {
+	case q.DiskSize != 0:
+		size = min(size, q.DiskSize)
+	case v.size != 0:
+		size = min(size, v.size)
+	}
+	if v.user != 0 {
+		if v.user > size {
+			v.logf(LogError, "the configured size of %d sectors is too large, %d are possible", v.user, size)
+		} else {
+			size = v.user
+		}
+	}
+	return size
+}
+
+// resize changes the size of the volume. Until the new bitmap is on disk the flags
+// say that it cannot be trusted; a crash in between means a full sync.
+func (v *volume) resize(size uint64, assumeClean bool) {
+	v.logf(LogInfo, "size changed from %d to %d sectors", v.size, size)
+	v.size = size
+	v.c.event(Event{Kind: EventSize, Volume: v.idx, Bytes: int64(size) * 512})
+	if !v.metaUsable() {
+		return
+	}
+	for _, pd := range v.pds {
+		if pd.bm == nil {
+			pd.bm = bitmap.New(0)
+		}
+		pd.bm.Resize(bitmap.BitsFor(size), !assumeClean)
+	}
+	v.gates++
+	v.sb.Flags |= metadata.FullSync | metadata.ALDisabled
+	open := func(error) {
+		v.gates--
+		v.gateOpened()
+	}
+	v.syncSuper(func(err error) {
+		if err != nil {
+			open(err)
+			return
+		}
+		v.writeBitmap(nil, func(err error) {
+			if err != nil {
+				open(err)
+				return
+			}
+			v.sb.Flags &^= metadata.FullSync | metadata.ALDisabled
+			v.syncSuper(open)
+		})
+	})
+}
+
+// sendUUIDs tells the generation identifiers; a diskless node has none.
+func (pd *peerDevice) sendUUIDs(extra protocol.UUIDFlags) {
+	v := pd.v
+	if !v.metaUsable() {
+		return
+	}
+	flags := extra
+	if pd.discardMyData {
+		flags |= protocol.UUIDDiscardMyData
+	}
+	if v.crashedPrimary {
+		flags |= protocol.UUIDCrashedPrimary
+	}
+	if v.disk == protocol.Negotiating && v.negotiated == protocol.Inconsistent {
+		flags |= protocol.UUIDInconsistent
+	}
+	pd.sentBits = pd.oosBlocks()
+	send(pd.p, protocol.DataStream, protocol.CmdUUIDs, v.cfg.Number, protocol.UUIDs{
+		Current: uint64(v.ids.Current), Bitmap: uint64(v.ids.Bitmap),
+		History:    [2]uint64{uint64(v.ids.History[0]), uint64(v.ids.History[1])},
+		BitmapBits: pd.sentBits, Flags: flags,
+	})
+}
+
+func (pd *peerDevice) receiveUUIDs(q protocol.UUIDs) {
+	v, c := pd.v, pd.v.c
+	pd.ids = metadata.GenerationIDs{
+		Current: metadata.UUID(q.Current), Bitmap: metadata.UUID(q.Bitmap),
+		History: [2]metadata.UUID{metadata.UUID(q.History[0]), metadata.UUID(q.History[1])},
+	}
+	pd.idsValid, pd.uuidFlags, pd.uuidBits = true, metadata.UUIDFlags(q.Flags), q.BitmapBits
+	if !v.metaUsable() {
+		if v.role == protocol.Primary && pd.conn < protocol.Connected && !metadata.AcceptsData(v.exposed, pd.ids.Current, metadata.DiskUnknown) {
+			pd.p.refuse(fmt.Errorf("%w: it saw generation %s, the peer has %s", ErrDataStale, v.exposed, pd.ids.Current))
+			return
+		}
+		v.exposed = pd.ids.Current
+		return
+	}
+	if q.Flags&protocol.UUIDSkipInitialSync != 0 && pd.conn == protocol.Connected &&
+		pd.p.session.Version >= 90 && v.ids.IsJustCreated() {
+		v.logf(LogInfo, "accepted the peer's new current UUID, preparing to skip the initial sync")
+		pd.bm.ClearAll()
+		v.setIDs(v.ids.AdoptSkipped(pd.ids, v.role == protocol.Primary))
+		v.writeBitmap(nil, func(error) {})
+		c.change(pd, fact, func(s *protocol.State) { s.Disk, s.PeerDisk = protocol.UpToDate, protocol.UpToDate })
+		v.expose()
+	}
+}
+
+// sendState announces the present state.
+func (pd *peerDevice) sendState() {
+	if pd.p.phase == phaseUp {
+		send(pd.p, protocol.DataStream, protocol.CmdState, pd.v.cfg.Number, pd.state())
+	}
+}

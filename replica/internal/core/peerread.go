@@ -1,0 +1,122 @@
+// Copyright The blockmirror Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import "github.com/go-blockmirror/blockmirror/protocol"
+
+// receiveRequest is a read on behalf of the peer: of an application there, or of the
+// resync (spec: wire 4.7).
+func (pd *peerDevice) receiveRequest(cmd protocol.Command, b protocol.BlockRequest) error {
+	v := pd.v
+	if err := v.inside(b.Sector, uint64(b.Size)); err != nil {
+		return err
+	}
+	if v.disk != protocol.UpToDate {
+		pd.refuseRead(cmd, b.Sector, b.ID, b.Size)
+		return nil
+	}
+	q := v.c.newPeerReq(pd, cmd, b.Sector, b.Size, b.ID)
+	pd.unacked++
+	q.iv.from, q.iv.to, q.iv.peer, q.iv.run = q.sector, q.sector+uint64(q.size)/512, q, runPeerRead
+	if v.active.add(&q.iv) {
+		runPeerRead(v.c, &q.iv)
+	}
+	return nil
+}
+
+func (pd *peerDevice) refuseRead(cmd protocol.Command, sector uint64, id protocol.BlockID, size uint32) {
+	neg := protocol.CmdNegRSDReply
+	if cmd == protocol.CmdDataRequest {
+		neg = protocol.CmdNegDReply
+	}
+	pd.ack(neg, sector, id, size)
+}
+
+// runPeerRead: no write to the blocks is in flight. The next thing needed is memory.
+func runPeerRead(c *Core, i *interval) {
+	q := i.peer
+	p := q.pd.p
+	if len(p.readQueue) > 0 || !q.read() {
+		p.readQueue = append(p.readQueue, q)
+	}
+}
+
+// read asks the disk; it reports false if there is no buffer.
+func (q *peerReq) read() bool {
+	v, c := q.pd.v, q.pd.v.c
+	if !q.pd.p.alive() || v.disk != protocol.UpToDate {
+		q.readDone(true)
+		return true
+	}
+	if c.cfg.Buffers == nil {
+		q.buf = &Buffer{Data: make([]byte, q.size)}
+	} else if q.buf = c.cfg.Buffers.Get(int(q.size)); q.buf == nil {
+		return false
+	}
+	v.localPending++
+	v.read += uint64(q.size) / 512
+	o := c.op()
+	o.Kind, o.Volume, o.vol, o.Off, o.Len, o.Buf = OpRead, v.idx, v, int64(q.sector)*512, int64(q.size), q.buf.Data
+	o.peer, o.done = q, peerReadDone
+	c.issue(o)
+	return true
+}
+
+// retryPeerReads goes on with reads that waited for memory.
+func (c *Core) retryPeerReads(p *peer) {
+	for len(p.readQueue) > 0 {
+		q := p.readQueue[0]
+		if !q.read() {
+			return
+		}
+		p.readQueue = p.readQueue[:copy(p.readQueue, p.readQueue[1:])]
+	}
+}
+
+// abandonReads drops the reads that wait for memory.
+func (p *peer) abandonReads() {
+	queue := p.readQueue
+	p.readQueue = nil
+	for _, q := range queue {
+		q.readDone(true)
+	}
+}
+
+func peerReadDone(_ *Core, o *Op) {
+	q, v := o.peer, o.vol
+	v.localPending--
+	if o.Err != nil {
+		v.logf(LogError, "read for the peer at sector %d: %v", q.sector, o.Err)
+		q.pd.setOutOfSync(q.sector, q.size)
+		v.diskFailed(causeRead, "read for the peer", o.Err)
+	}
+	q.readDone(o.Err != nil)
+}
+
+// readDone sends the data. The blocks are given free only then: a write that comes
+// now goes out after it.
+func (q *peerReq) readDone(failed bool) {
+	pd, v := q.pd, q.pd.v
+	pd.unacked--
+	buf := q.buf
+	q.buf = nil
+	switch {
+	case !pd.p.alive():
+		buf.Release()
+	case failed:
+		buf.Release()
+		pd.refuseRead(q.cmd, q.sector, q.id, q.size)
+	default:
+		pd.sent += uint64(q.size) / 512
+		cmd := protocol.CmdRSDataReply
+		if q.cmd == protocol.CmdDataRequest {
+			cmd = protocol.CmdDataReply
+		} else {
+			pd.pending++ // the target's P_RS_WRITE_ACK is due
+		}
+		pd.p.sendData(cmd, v.cfg.Number, protocol.Data{Sector: q.sector, ID: q.id}, buf.Data, nil, buf)
+	}
+	v.active.remove(&q.iv)
+	q.release()
+}

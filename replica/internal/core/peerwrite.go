@@ -1,0 +1,261 @@
+// Copyright The blockmirror Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import (
+	"fmt"
+
+	"github.com/go-blockmirror/blockmirror/protocol"
+)
+
+// peerReq is something that this node does on behalf of its peer: a mirrored write,
+// a block of a resync, a read.
+type peerReq struct {
+	pd     *peerDevice
+	cmd    protocol.Command
+	sector uint64
+	size   uint32
+	id     protocol.BlockID
+	flags  protocol.DataFlags
+	buf    *Buffer
+	epoch  *rxEpoch
+	iv     interval
+	al     alHold
+	failed bool
+	next   *peerReq
+}
+
+func (c *Core) newPeerReq(pd *peerDevice, cmd protocol.Command, sector uint64, size uint32, id protocol.BlockID) *peerReq {
+	q := c.freePeer
+	if q == nil {
+		q = &peerReq{}
+	} else {
+		c.freePeer = q.next
+		*q = peerReq{}
+	}
+	q.pd, q.cmd, q.sector, q.size, q.id = pd, cmd, sector, size, id
+	pd.p.peerReqs++
+	return q
+}
+
+// release ends a request of the peer.
+func (q *peerReq) release() {
+	p, c := q.pd.p, q.pd.v.c
+	q.buf.Release()
+	q.pd.v.alEnd(&q.al)
+	*q = peerReq{next: c.freePeer}
+	c.freePeer = q
+	p.peerReqs--
+	if p.closedWait {
+		p.cleanup()
+	}
+}
+
+// receiveWrite is a mirrored write (spec: wire 8.5).
+func (pd *peerDevice) receiveWrite(h protocol.Header, body []byte, payload *Buffer) error {
+	v, p := pd.v, pd.p
+	var d protocol.Data
+	err := d.DecodeAs(h.Command, body, &p.session)
+	if err == nil {
+		err = p.checkDigest(h, body, payload)
+	}
+	size := d.Size
+	if h.Command == protocol.CmdData {
+		size = 0
+		if payload != nil {
+			size = uint32(len(payload.Data))
+		}
+	}
+	if err == nil {
+		err = v.inside(d.Sector, uint64(size))
+	}
+	if err == nil && h.Command == protocol.CmdWSame {
+		payload, err = repeat(payload, size)
+	}
+	if err != nil {
+		payload.Release()
+		return err
+	}
+	q := v.c.newPeerReq(pd, h.Command, d.Sector, size, d.ID)
+	q.flags, q.buf = d.Flags, payload
+	pd.unacked++
+	pd.received += uint64(size) / 512
+	q.epoch = p.rx.join(v)
+	if p.wants(d.Flags, protocol.DPSendReceiveAck, protocol.ProtocolB) {
+		pd.ack(protocol.CmdRecvAck, d.Sector, d.ID, size)
+	}
+	p.rx.start(p, q)
+	return nil
+}
+
+// wants reports whether a kind of ack is due: by flags from version 100 on, before
+// that by the protocol.
+func (p *peer) wants(f, flag protocol.DataFlags, old protocol.ReplicationProtocol) bool {
+	if p.session.Version >= 100 {
+		return f.Has(flag)
+	}
+	return p.protocol == old
+}
+
+// repeat makes the data of a P_WSAME: one block over the whole range.
+func repeat(block *Buffer, size uint32) (*Buffer, error) {
+	if block == nil || len(block.Data) == 0 || size%uint32(len(block.Data)) != 0 || size > protocol.MaxBlockBytes {
+		return block, fmt.Errorf("%w: P_WSAME of %d bytes", protocol.ErrField, size)
+	}
+	out := &Buffer{Data: make([]byte, 0, size)}
+	for uint32(len(out.Data)) < size {
+		out.Data = append(out.Data, block.Data...)
+	}
+	block.Release()
+	return out, nil
+}
+
+// admitWrite: the epochs before it are stable. Now the blocks must be free.
+func (q *peerReq) admitWrite() {
+	if !q.pd.v.hasDisk() || q.size == 0 {
+		q.failed = q.size != 0
+		q.writeDone()
+		return
+	}
+	q.iv.from, q.iv.to, q.iv.write, q.iv.peer = q.sector, q.sector+uint64(q.size)/512, true, q
+	q.iv.run = runPeerWrite
+	if q.pd.v.active.add(&q.iv) {
+		runPeerWrite(q.pd.v.c, &q.iv)
+	}
+}
+
+// runPeerWrite: the blocks are free. A node that holds the only copy of what a
+// diskless Primary writes keeps an activity log and a bitmap for it (spec: behaviour 5.5).
+func runPeerWrite(_ *Core, i *interval) {
+	q := i.peer
+	v := q.pd.v
+	if q.cmd != protocol.CmdRSDataReply && q.cmd != protocol.CmdRSDeallocated && q.pd.disk < protocol.Inconsistent && v.al.log != nil {
+		q.pd.setOutOfSync(q.sector, q.size)
+		q.al.peer, q.al.ready = q, alReadyPeer
+		if !v.alBegin(&q.al, q.sector, q.size) {
+			return
+		}
+	}
+	q.write()
+}
+
+func alReadyPeer(_ *Core, h *alHold) { h.peer.write() }
+
+// write asks the disk.
+func (q *peerReq) write() {
+	v, c := q.pd.v, q.pd.v.c
+	if !v.hasDisk() {
+		q.failed = true
+		q.writeDone()
+		return
+	}
+	v.localPending++
+	v.written += uint64(q.size) / 512
+	o := c.op()
+	o.Volume, o.vol, o.Off, o.Len, o.peer, o.done = v.idx, v, int64(q.sector)*512, int64(q.size), q, peerWriteDone
+	o.FUA, o.PreFlush = q.flags.Has(protocol.DPFUA), q.flags.Has(protocol.DPFlush)
+	switch q.cmd {
+	case protocol.CmdTrim:
+		// From a peer without P_ZEROES it may mean "zero".
+		o.Kind = OpZero
+		o.MayUnmap = true
+		if q.pd.p.session.Features.Has(protocol.FeatureWZeroes) && v.limits.Discard {
+			o.Kind = OpDiscard
+		}
+	case protocol.CmdZeroes:
+		o.Kind, o.MayUnmap = OpZero, q.flags.Has(protocol.DPDiscard)
+	case protocol.CmdRSDeallocated:
+		o.Kind, o.MayUnmap = OpZero, true
+	default:
+		o.Kind, o.Buf = OpWrite, q.buf.Data
+	}
+	c.issue(o)
+}
+
+func peerWriteDone(_ *Core, o *Op) {
+	q, v := o.peer, o.vol
+	v.localPending--
+	if o.Err != nil {
+		q.failed = true
+		v.diskFailed(causeWrite, "write for the peer", o.Err)
+	}
+	q.writeDone()
+}
+
+// writeDone answers the peer, and gives the blocks free.
+func (q *peerReq) writeDone() {
+	pd, v := q.pd, q.pd.v
+	v.active.remove(&q.iv)
+	if q.cmd == protocol.CmdRSDataReply || q.cmd == protocol.CmdRSDeallocated {
+		q.resyncWriteDone()
+		return
+	}
+	pd.unacked--
+	live := pd.p.alive() && q.epoch != nil
+	switch {
+	case q.failed:
+		pd.setOutOfSync(q.sector, q.size)
+		if live {
+			pd.ack(protocol.CmdNegAck, q.sector, q.id, q.size)
+		}
+	case !live:
+	case q.flags.Has(protocol.DPMaySetInSync) && inSyncRange(pd.conn):
+		pd.setInSync(q.sector, q.size)
+		if q.wantsWriteAck() {
+			pd.ack(protocol.CmdRSWriteAck, q.sector, q.id, q.size)
+		}
+	case q.wantsWriteAck():
+		pd.ack(protocol.CmdWriteAck, q.sector, q.id, q.size)
+	}
+	e, p := q.epoch, pd.p
+	q.release()
+	if e != nil {
+		e.pending--
+		p.rx.advance(p)
+	}
+}
+
+func (q *peerReq) wantsWriteAck() bool {
+	return q.pd.p.wants(q.flags, protocol.DPSendWriteAck, protocol.ProtocolC)
+}
+
+// receiveResyncData is a block that this node, as sync target, has asked for. It is
+// written in its place among the mirrored writes of the stream.
+func (pd *peerDevice) receiveResyncData(d protocol.Data, payload *Buffer) error {
+	if payload == nil || !pd.resync.expected(d.Sector, uint32(len(payload.Data))) {
+		payload.Release()
+		return fmt.Errorf("%w: resync data for sector %d was not asked for", protocol.ErrField, d.Sector)
+	}
+	q := pd.v.c.newPeerReq(pd, protocol.CmdRSDataReply, d.Sector, uint32(len(payload.Data)), protocol.IDSyncer)
+	q.buf = payload
+	pd.received += uint64(q.size) / 512
+	q.admitWrite()
+	return nil
+}
+
+// receiveDeallocated is the answer "all zero" to P_RS_THIN_REQ.
+func (pd *peerDevice) receiveDeallocated(b protocol.BlockDescription) error {
+	if !pd.resync.expected(b.Sector, b.Size) {
+		return fmt.Errorf("%w: sector %d was not asked for", protocol.ErrField, b.Sector)
+	}
+	pd.v.c.newPeerReq(pd, protocol.CmdRSDeallocated, b.Sector, b.Size, protocol.IDSyncer).admitWrite()
+	return nil
+}
+
+// resyncWriteDone: a block of the resync is on the disk, or is not.
+func (q *peerReq) resyncWriteDone() {
+	pd := q.pd
+	sector, size, failed := q.sector, q.size, q.failed
+	q.release()
+	if !pd.resync.running {
+		return // the resync was cut off; the blocks stay marked and are fetched again
+	}
+	if failed {
+		pd.ack(protocol.CmdNegAck, sector, protocol.IDSyncer, size)
+	} else {
+		pd.setInSync(sector, size)
+		pd.ack(protocol.CmdRSWriteAck, sector, protocol.IDSyncer, size)
+	}
+	pd.blockDone(sector, size, !failed)
+}

@@ -1,0 +1,217 @@
+// Copyright The blockmirror Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import (
+	"time"
+
+	"github.com/go-blockmirror/blockmirror/metadata"
+	"github.com/go-blockmirror/blockmirror/protocol"
+)
+
+// OpKind says what a disk operation does.
+type OpKind uint8
+
+// The disk operations that the core asks for.
+const (
+	OpRead    OpKind = iota // fill Buf from Off
+	OpWrite                 // write Buf at Off
+	OpFlush                 // make every write that completed before durable
+	OpDiscard               // deallocate Len bytes at Off
+	OpZero                  // make Len bytes at Off read as zeroes
+)
+
+// Op is one disk operation: an effect the shell performs without holding the
+// lock, and then hands back with Core.OpDone. Buf stays valid until then.
+//
+// Operations are independent of each other: where the core needs an order it
+// waits for OpDone before it asks for the next one. PreFlush means that all
+// writes to the same device that completed before the Op was issued are
+// durable before it starts; FUA means the written data is durable when it is done.
+type Op struct {
+	Kind     OpKind
+	Volume   int   // index into Config.Volumes
+	Meta     bool  // on the metadata device (for internal metadata the same disk)
+	Off, Len int64 // bytes; Len equals len(Buf) for reads and writes
+	Buf      []byte
+	PreFlush bool
+	FUA      bool
+	MayUnmap bool // OpZero may deallocate
+	IO       *IO  // the application request it serves, if any: the shell may run it on that caller's goroutine
+	Err      error
+
+	done  func(*Core, *Op) // continuation; a package function, so that no closure is built on the hot path
+	fn    func(error)      // continuation of cold paths
+	req   *request
+	peer  *peerReq
+	vol   *volume
+	since time.Duration
+	next  *Op
+}
+
+// Buffer is payload memory that travels between the shell and the core. Whoever
+// holds it last calls Release.
+type Buffer struct {
+	Data []byte
+	Free func(*Buffer) // returns it to where it came from; called under the core's lock
+}
+
+// Release returns the buffer to its owner.
+func (b *Buffer) Release() {
+	if b != nil && b.Free != nil {
+		b.Free(b)
+	}
+}
+
+// Allocator hands out buffers for data that the core reads on behalf of the
+// peer. Get is called under the core's lock, must not block, and returns nil
+// when the bound is reached; the core then waits for a Release.
+type Allocator interface {
+	Get(n int) *Buffer
+}
+
+// IOKind says what an application request does.
+type IOKind uint8
+
+// The application's requests.
+const (
+	IORead IOKind = iota
+	IOWrite
+	IOFlush
+	IODiscard
+	IOZero
+)
+
+// IO is one application request. The shell fills the exported fields, hands it
+// to Core.Submit and gets it back, once, in Effects.Done with Err set. Buf must
+// not be touched between the two.
+type IO struct {
+	Kind     IOKind
+	Volume   int
+	Off, Len int64 // bytes, multiples of 512; Len at most MaxIOBytes for reads and writes, MaxDiscardBytes for discard and zero
+	Buf      []byte
+	FUA      bool // durable on the local disk before completion
+	MayUnmap bool // IOZero may deallocate
+	Err      error
+
+	// User is the shell's own: its waiter.
+	User any
+
+	req  *request
+	next *IO
+}
+
+// Limits of one application request; the shell splits larger ones.
+const (
+	MaxIOBytes      = 1 << 20
+	MaxDiscardBytes = 4 << 20
+)
+
+// NetKind says what the shell is to do with a connection.
+type NetKind uint8
+
+// The network actions.
+const (
+	// NetConnect: form a pair with the peer (transport.Transport.Connect), then
+	// call Core.Connected with this Gen. Try until it succeeds or NetClose comes.
+	NetConnect NetKind = iota
+	// NetReadMeta: the protocol version is agreed; begin to read the meta stream.
+	NetReadMeta
+	// NetClose: stop connecting, or close the pair. With Graceful the shell first
+	// sends what is queued, closes for writing, and goes on reading and
+	// discarding for a bounded time, so that the peer reads our last packets.
+	// When every goroutine of the pair has ended and every Out was returned, it
+	// calls Core.Closed with this Gen.
+	NetClose
+)
+
+// NetAction is one network effect.
+type NetAction struct {
+	Kind     NetKind
+	Peer     int // index into Config.Peers
+	Gen      uint64
+	Graceful bool
+}
+
+// Command is an administrator's request in progress. The shell gets it back,
+// once, in Effects.Commands with Err set.
+type Command struct {
+	Err error
+	// User is the shell's own: its waiter.
+	User any
+
+	name     string
+	finished bool
+}
+
+// LogLevel is the severity of a LogRecord.
+type LogLevel int8
+
+// The severities, ordered as in log/slog.
+const (
+	LogDebug LogLevel = -4
+	LogInfo  LogLevel = 0
+	LogWarn  LogLevel = 4
+	LogError LogLevel = 8
+)
+
+// LogRecord is one line for the log.
+type LogRecord struct {
+	Level  LogLevel
+	Volume int // -1 if it concerns the whole resource
+	Text   string
+}
+
+// EventKind says what an Event reports.
+type EventKind uint8
+
+// The events that the core publishes, in the order in which things happened.
+const (
+	EventState      EventKind = iota // a volume's state changed: Old, New
+	EventResyncDone                  // a resync ended; Blocks were out of sync at its start, Failed failed
+	EventVerdict                     // a sync handshake was decided: Verdict and Text
+	EventSplitBrain                  // split brain, unresolved: both nodes go StandAlone
+	EventIOError                     // a disk failed: Text
+	EventSize                        // the volume's size changed: Bytes
+	EventResyncStart
+	EventHandler // a handler of DRBD would run: Text is its name
+)
+
+// Event is one entry of the ordered event stream.
+type Event struct {
+	Kind     EventKind
+	Volume   int // index, -1 if it concerns the connection
+	Peer     int
+	Old, New protocol.State
+	Text     string
+	Decision *metadata.Decision
+	Blocks   uint64
+	Failed   uint64
+	Bytes    int64
+}
+
+// Effects is what one or more events led to. The shell performs all of it
+// outside its lock. Ops are independent; Net actions are performed in order.
+type Effects struct {
+	Ops      []*Op
+	Done     []*IO
+	Net      []NetAction
+	Commands []*Command
+	Events   []Event
+	Logs     []LogRecord
+}
+
+// Reset empties e and keeps its memory.
+func (e *Effects) Reset() {
+	clear(e.Ops)
+	clear(e.Done)
+	clear(e.Commands)
+	e.Ops, e.Done, e.Net = e.Ops[:0], e.Done[:0], e.Net[:0]
+	e.Commands, e.Events, e.Logs = e.Commands[:0], e.Events[:0], e.Logs[:0]
+}
+
+// Empty reports whether there is nothing to perform.
+func (e *Effects) Empty() bool {
+	return len(e.Ops)+len(e.Done)+len(e.Net)+len(e.Commands)+len(e.Events)+len(e.Logs) == 0
+}

@@ -1,0 +1,217 @@
+// Copyright The blockmirror Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import (
+	"fmt"
+
+	"github.com/go-blockmirror/blockmirror/metadata"
+	"github.com/go-blockmirror/blockmirror/protocol"
+)
+
+// promotion is Promote in progress: one volume after the other (spec: behaviour 2.7).
+type promotion struct {
+	cmd     *Command
+	force   bool
+	next    int
+	retried bool
+	forced  []bool // per volume: its disk was declared UpToDate
+	done    []bool
+}
+
+// Promote makes every volume Primary.
+func (c *Core) Promote(cmd *Command, force bool) {
+	defer c.settle()
+	if c.promoting != nil {
+		c.finish(cmd, fmt.Errorf("promote: %w: another promotion is under way", ErrRefused))
+		return
+	}
+	p := &promotion{cmd: cmd, force: force, forced: make([]bool, len(c.vols)), done: make([]bool, len(c.vols))}
+	c.promoting = p
+	if pr := c.peers[0]; pr.phase == phaseUp {
+		pr.ping(func(error) { c.promoteNext() }) // a dead peer is noticed now, not at the first write
+		return
+	}
+	c.promoteNext()
+}
+
+// promoteNext goes on with the next volume.
+func (c *Core) promoteNext() {
+	p := c.promoting
+	for p.next < len(c.vols) && c.vols[p.next].role == protocol.Primary {
+		p.next++
+	}
+	if p.next == len(c.vols) {
+		c.promoted()
+		return
+	}
+	v := c.vols[p.next]
+	pd := v.pds[0]
+	req := protocol.StateRequest{}.WithRole(protocol.Primary)
+	if p.forced[p.next] {
+		req = req.WithDisk(protocol.UpToDate)
+	}
+	code := c.allowed(pd, func(s *protocol.State) { *s = req.Apply(*s) })
+	switch {
+	case code == protocol.CodeInTransientState:
+		state, phase := pd.state(), pd.p.phase
+		c.when(func() bool { return pd.state() != state || pd.p.phase != phase || p.cmd.finished }, c.promoteNext)
+	case code == protocol.CodeNoUpToDateDisk && p.force && !p.forced[p.next] &&
+		v.disk >= protocol.Inconsistent && v.disk < protocol.UpToDate && v.disk != protocol.DUnknown:
+		p.forced[p.next] = true
+		c.promoteNext()
+	case code == protocol.CodeTwoPrimaries && !p.retried && pd.p.phase == phaseUp:
+		p.retried = true // perhaps the peer is just going
+		pd.p.ping(func(error) { c.promoteNext() })
+	case !code.Success():
+		c.promoteFailed(refused("promote", code, false))
+	case pd.conn >= protocol.Connected && pd.p.phase == phaseUp:
+		pd.cluster(req, func(code protocol.Code) {
+			switch {
+			case code == protocol.CodeKeepWaiting || code == protocol.CodeInTransientState:
+				state, phase := pd.state(), pd.p.phase
+				if code == protocol.CodeKeepWaiting {
+					c.when(func() bool { return true }, c.promoteNext) // the connection is gone: ask the rules again
+					return
+				}
+				c.when(func() bool { return pd.state() != state || pd.p.phase != phase || p.cmd.finished }, c.promoteNext)
+			case !code.Success():
+				c.promoteFailed(refused("promote", code, true))
+			default:
+				p.done[p.next] = true
+				c.promoteNext()
+			}
+		})
+	default:
+		c.change(pd, wish, func(s *protocol.State) { *s = req.Apply(*s) })
+		p.done[p.next] = true
+		c.promoteNext()
+	}
+}
+
+// promoteFailed takes back what was reached.
+func (c *Core) promoteFailed(err error) {
+	p := c.promoting
+	c.promoting = nil
+	for i, v := range c.vols {
+		if p.done[i] && v.role == protocol.Primary {
+			c.change(v.pds[0], fact, func(s *protocol.State) { s.Role = protocol.Secondary })
+			v.pds[0].sendState()
+		}
+	}
+	c.finish(p.cmd, err)
+}
+
+// promoted: every volume is Primary. What that means for the generations is durable
+// before the command is done.
+func (c *Core) promoted() {
+	p := c.promoting
+	c.promoting = nil
+	left := 1
+	done := func() {
+		if left--; left == 0 {
+			c.finish(p.cmd, nil)
+		}
+	}
+	for i, v := range c.vols {
+		pd := v.pds[0]
+		pd.discardMyData = false
+		pd.p.opt.DiscardMyData = false
+		if !p.done[i] {
+			continue
+		}
+		if v.metaUsable() {
+			birth := v.ids.BirthOnPromotion(p.forced[i], pd.conn >= protocol.Connected, metadata.DiskState(pd.disk), pd.feed.PeerMayShare())
+			if birth != metadata.NoBirth && v.disk == protocol.UpToDate {
+				v.beginGeneration(birth)
+			}
+			v.setIDs(v.ids.SetPrimary(true))
+		}
+		if pd.conn >= protocol.Connected {
+			if p.forced[i] {
+				pd.sendUUIDs(0) // before the state: it makes the peer compare
+			}
+			pd.sendState()
+		}
+		left++
+		v.syncSuper(func(error) { done() })
+	}
+	done()
+}
+
+// Demote makes every volume Secondary, after all writes are acknowledged.
+func (c *Core) Demote(cmd *Command) {
+	defer c.settle()
+	if !c.anyPrimary() {
+		c.finish(cmd, nil)
+		return
+	}
+	for _, v := range c.vols {
+		v.freezing++
+	}
+	for _, p := range c.peers {
+		p.closeEpoch()
+	}
+	c.when(func() bool { return c.drained() || cmd.finished }, func() {
+		for _, v := range c.vols {
+			v.freezing--
+		}
+		if !cmd.finished {
+			c.demoteNow(cmd)
+		}
+		c.stateAdmits()
+	})
+}
+
+// drained reports that no application request is in progress, here or unflushed at
+// a connected peer.
+func (c *Core) drained() bool {
+	for _, v := range c.vols {
+		if v.appPending > 0 {
+			return false
+		}
+	}
+	for _, p := range c.peers {
+		if p.tx.first != nil {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *Core) demoteNow(cmd *Command) {
+	left := 1
+	done := func() {
+		if left--; left == 0 {
+			c.finish(cmd, nil)
+		}
+	}
+	for _, v := range c.vols {
+		if v.role != protocol.Primary {
+			continue
+		}
+		pd := v.pds[0]
+		if code := c.change(pd, wish, func(s *protocol.State) { s.Role = protocol.Secondary }); !code.Success() {
+			c.finish(cmd, refused("demote", code, false))
+			return
+		}
+		v.setIDs(v.ids.SetPrimary(false))
+		if pd.conn >= protocol.Connected {
+			pd.sendState()
+		}
+		left++
+		v.syncSuper(func(error) { done() })
+	}
+	done()
+}
+
+// Abandon gives up a command: the caller does not wait for it any longer. What it
+// has changed so far stays.
+func (c *Core) Abandon(cmd *Command, err error) {
+	if p := c.promoting; p != nil && p.cmd == cmd && !cmd.finished {
+		c.promoteFailed(err)
+	}
+	c.finish(cmd, err)
+	c.settle()
+}

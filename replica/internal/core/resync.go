@@ -1,0 +1,475 @@
+// Copyright The blockmirror Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import (
+	"time"
+
+	"github.com/go-blockmirror/blockmirror/bitmap"
+	"github.com/go-blockmirror/blockmirror/metadata"
+	"github.com/go-blockmirror/blockmirror/protocol"
+)
+
+// resync is the copying of blocks between two nodes. The target drives: it asks for
+// blocks, the source answers (spec: behaviour 6.2, wire 8.3).
+type resync struct {
+	pd       *peerDevice
+	running  bool
+	ready    bool   // target: the superblock says Inconsistent, blocks may be asked for
+	ending   bool   // the last blocks are here; flush, ping, identifiers
+	total    uint64 // blocks at the start
+	failed   uint64 // in this pass
+	cursor   uint64 // target: next block to look at
+	skipped  bool   // target: a block was busy, another pass is needed
+	asked    []span // target: requests without a finished write
+	inFlight uint64 // sectors of asked
+	budget   int64  // sectors that the configured rate allows
+	topUp    time.Duration
+
+	began    time.Duration
+	pausedAt time.Duration
+	paused   time.Duration
+	marks    [8]mark
+	mark     int
+	timer    timer
+	lazy     timer
+	grow     bool // the device grew while connecting: resync the new part
+}
+
+// span is a range that the target has asked for.
+type span struct {
+	sector uint64
+	size   uint32
+	here   bool // the reply has come, the write is under way
+}
+
+type mark struct {
+	at   time.Duration
+	left uint64
+}
+
+const (
+	resyncStep   = 100 * time.Millisecond
+	resyncExtent = 16 << 20 / 512 // sectors; no request crosses such a border (spec: wire 8.3)
+	markInterval = 3 * time.Second
+	lazyInterval = 2 * time.Second
+)
+
+// requested reports whether the target has asked for blocks in this range that
+// are not here yet.
+func (r *resync) requested(from, to uint64) bool {
+	for i := range r.asked {
+		a := &r.asked[i]
+		if a.sector < to && from < a.sector+uint64(a.size)/512 {
+			return true
+		}
+	}
+	return false
+}
+
+// resyncAfter starts, pauses and ends the machinery as the connection state demands.
+func (pd *peerDevice) resyncAfter(o, n protocol.ConnState) {
+	r, v := &pd.resync, pd.v
+	switch {
+	case isResync(n) && !isResync(o):
+		r.start(pd.oosBlocks())
+		v.c.event(Event{Kind: EventResyncStart, Volume: v.idx, Peer: pd.p.idx, Blocks: r.total})
+		if n == protocol.SyncTarget || n == protocol.PausedSyncT {
+			// Blocks of different ages from here on: that must be on disk first.
+			v.syncSuper(func(err error) {
+				if err == nil && r.running {
+					r.ready = true
+					pd.pump()
+				}
+			})
+			v.gateSuper()
+		}
+	case isResync(n):
+		r.pause(n == protocol.PausedSyncS || n == protocol.PausedSyncT)
+		pd.pump()
+	case isResync(o) && !isResync(n):
+		pd.stopResync()
+		v.writeBitmap(nil, func(error) {})
+	case o > protocol.Connected && n == protocol.Connected:
+		v.writeBitmap(nil, func(error) {})
+	}
+	if n == protocol.Connected && r.grow {
+		r.grow = false
+		pd.syncNewStorage()
+	}
+}
+
+// syncNewStorage is the resync of what the device grew by (spec: behaviour 6.9, 6.10).
+func (pd *peerDevice) syncNewStorage() {
+	if pd.oosBlocks() == 0 || pd.v.disk != protocol.UpToDate || pd.disk != protocol.UpToDate {
+		return
+	}
+	source := pd.p.resolver
+	if pd.v.role != pd.role {
+		source = pd.v.role == protocol.Primary
+	}
+	conn := protocol.WFSyncUUID
+	if source {
+		conn = protocol.SyncSource
+	}
+	pd.v.c.change(pd, fact, func(s *protocol.State) { s.Conn = conn })
+	pd.applySyncUUID()
+}
+
+func (r *resync) start(blocks uint64) {
+	now := r.pd.v.c.now
+	lazy, grow := r.lazy, r.grow
+	*r = resync{pd: r.pd, running: true, total: blocks, began: now, topUp: now, asked: r.asked[:0], lazy: lazy, grow: grow}
+	for i := range r.marks {
+		r.marks[i] = mark{now, blocks}
+	}
+}
+
+func (r *resync) pause(on bool) {
+	now := r.pd.v.c.now
+	switch {
+	case on && r.pausedAt == 0:
+		r.pausedAt = now
+	case !on && r.pausedAt != 0:
+		r.paused += now - r.pausedAt
+		r.pausedAt = 0
+	}
+}
+
+// stopResync forgets the machinery; blocks that were asked for stay out of sync.
+func (pd *peerDevice) stopResync() {
+	r := &pd.resync
+	r.running, r.ready, r.ending = false, false, false
+	r.asked, r.inFlight = r.asked[:0], 0
+	r.timer.stop()
+	pd.v.active.wake()
+}
+
+// startFullSync is invalidate and invalidate-remote: both nodes mark everything, no
+// bitmaps travel (spec: wire 8.11).
+func (pd *peerDevice) startFullSync(conn protocol.ConnState) {
+	c := pd.v.c
+	pd.v.setAllOutOfSync(pd)
+	if conn == protocol.StartingSyncS {
+		c.change(pd, fact, func(s *protocol.State) { s.Conn = protocol.SyncSource })
+		return
+	}
+	c.change(pd, fact, func(s *protocol.State) { s.Conn = protocol.WFSyncUUID })
+	pd.applySyncUUID()
+}
+
+// makeSyncUUID names the resync that begins. The name is durable here before the
+// peer learns it, and no data is written in between.
+func (pd *peerDevice) makeSyncUUID() {
+	v := pd.v
+	ids, sync := v.ids.BecomeSource(metadata.UUID(v.c.cfg.Rand()))
+	v.setIDs(ids)
+	pd.feed = metadata.FeedStarted(ids, pd.ids)
+	gen := pd.p.gen
+	v.syncSuper(func(err error) {
+		if err == nil && pd.p.gen == gen {
+			send(pd.p, protocol.DataStream, protocol.CmdSyncUUID, v.cfg.Number, protocol.SyncUUID{UUID: uint64(sync)})
+		}
+	})
+	v.gateSuper()
+}
+
+// receiveSyncUUID: the source names the resync. It may come before this node is
+// ready for it; then it is kept.
+func (pd *peerDevice) receiveSyncUUID(u uint64) {
+	pd.syncUUID, pd.syncUUIDSet = metadata.UUID(u), true
+	pd.applySyncUUID()
+}
+
+func (pd *peerDevice) applySyncUUID() {
+	if !pd.syncUUIDSet || pd.conn != protocol.WFSyncUUID && pd.conn != protocol.Behind {
+		return
+	}
+	pd.syncUUIDSet = false
+	v := pd.v
+	v.setIDs(v.ids.AdoptSyncUUID(pd.syncUUID, v.role == protocol.Primary))
+	v.c.change(pd, fact, func(s *protocol.State) { s.Conn = protocol.SyncTarget })
+}
+
+func (pd *peerDevice) resyncTick() { pd.pump() }
+
+// pump asks for more blocks while there is room, and notices the end.
+func (pd *peerDevice) pump() {
+	r := &pd.resync
+	if !r.running || pd.bm == nil {
+		return
+	}
+	r.note()
+	if !r.ready || r.ending || pd.conn != protocol.SyncTarget {
+		return
+	}
+	r.refill()
+	window := uint64(pd.v.c.cfg.Net.MaxBuffers/2) * 8
+	for r.inFlight < window && (r.rate() == 0 || r.budget > 0) {
+		sector, size, ok := pd.nextRequest(window - r.inFlight)
+		if !ok {
+			break
+		}
+		r.asked = append(r.asked, span{sector: sector, size: size})
+		r.inFlight += uint64(size) / 512
+		r.budget -= int64(size) / 512
+		pd.pending++
+		send(pd.p, protocol.DataStream, protocol.CmdRSDataRequest, pd.v.cfg.Number,
+			protocol.BlockRequest{Sector: sector, ID: protocol.IDSyncer, Size: size})
+	}
+	if len(r.asked) == 0 {
+		pd.endOfPass()
+	}
+	if r.rate() != 0 || len(r.asked) == 0 && !r.ending {
+		r.timer.arm(pd.v.c.now + resyncStep)
+	}
+}
+
+// nextRequest picks the next run of out-of-sync blocks: at most limit sectors, not across a resync extent, not in use by an own writer.
+func (pd *peerDevice) nextRequest(limit uint64) (sector uint64, size uint32, ok bool) {
+	r := &pd.resync
+	largest := min(uint64(protocol.MaxDataBytes(pd.p.session.Version))/512, max(limit, 8))
+	for {
+		b, found := pd.bm.NextSet(r.cursor)
+		if !found {
+			r.cursor = pd.bm.Len()
+			return 0, 0, false
+		}
+		n := uint64(1)
+		for n*8 < largest && (b*8)/resyncExtent == ((b+n)*8)/resyncExtent && pd.bm.Test(b+n) {
+			n++
+		}
+		r.cursor = b + n
+		sector, end := b*8, min((b+n)*8, pd.v.size)
+		if pd.busy(sector, end) {
+			r.cursor, r.skipped = b+1, true
+			continue
+		}
+		return sector, uint32(end-sector) * 512, true
+	}
+}
+
+// busy reports whether an own writer uses the range: its data may not have reached
+// the source, which would answer with older blocks.
+func (pd *peerDevice) busy(from, to uint64) bool {
+	v := pd.v
+	if v.role != protocol.Primary || v.al.log == nil {
+		return false
+	}
+	for _, r := range v.c.requests.live() {
+		if r.v == v && r.kind != IORead && r.sector < to && from < r.sector+uint64(r.size)/512 {
+			return true
+		}
+	}
+	return v.active.overlapsWrite(from, to)
+}
+
+// endOfPass: everything that was marked has been asked for and is here.
+func (pd *peerDevice) endOfPass() {
+	r := &pd.resync
+	left := pd.bm.Count()
+	switch {
+	case r.cursor < pd.bm.Len():
+		if _, more := pd.bm.NextSet(r.cursor); more {
+			return // held back by the rate
+		}
+		fallthrough
+	default:
+		if left <= r.failed && !r.skipped {
+			pd.finishTarget()
+			return
+		}
+		r.cursor, r.failed, r.skipped = 0, 0, false // another pass, at the next tick
+	}
+}
+
+// finishTarget ends a resync here (spec: wire 8.3 step 9): data durable, all acks
+// seen by the source, identifiers and state durable, then the source is told.
+func (pd *peerDevice) finishTarget() {
+	r, v := &pd.resync, pd.v
+	r.ending = true
+	gen := pd.p.gen
+	still := func() bool { return r.running && r.ending && pd.p.gen == gen && pd.conn == protocol.SyncTarget }
+	v.flushData(func(err error) {
+		if err != nil || !still() {
+			r.ending = false
+			return
+		}
+		pd.p.ping(func(err error) {
+			if err != nil || !still() {
+				r.ending = false
+				return
+			}
+			if pd.bm.Count() > r.failed {
+				r.ending = false // new marks have come in the meantime
+				pd.pump()
+				return
+			}
+			pd.concludeTarget()
+		})
+	})
+}
+
+func (pd *peerDevice) concludeTarget() {
+	r, v := &pd.resync, pd.v
+	failed, total, gen := r.failed, r.total, pd.p.gen
+	disk := protocol.UpToDate
+	if failed > 0 {
+		disk = protocol.Inconsistent
+	} else {
+		v.setIDs(v.ids.FinishAsTarget(pd.ids, v.role == protocol.Primary))
+		pd.ids = v.ids
+	}
+	v.c.change(pd, fact, func(s *protocol.State) { s.Conn, s.Disk = protocol.Connected, disk })
+	v.expose()
+	v.c.event(Event{Kind: EventResyncDone, Volume: v.idx, Peer: pd.p.idx, Blocks: total, Failed: failed})
+	v.logf(LogInfo, "resync done: %d blocks, %d failed", total, failed)
+	v.syncSuper(func(err error) {
+		if err == nil && pd.p.gen == gen {
+			pd.sendState()
+		}
+	})
+}
+
+// peerSaysDone: the target reports Connected and UpToDate (spec: wire 8.3 step 10).
+func (pd *peerDevice) peerSaysDone() {
+	r := &pd.resync
+	if !r.running || r.ending {
+		return
+	}
+	r.ending = true
+	gen := pd.p.gen
+	pd.p.ping(func(err error) {
+		if err != nil || !r.running || pd.p.gen != gen || pd.conn < protocol.SyncSource {
+			return
+		}
+		if pd.bm.Count() > r.failed {
+			pd.v.logf(LogWarn, "the peer ended the resync, but %d blocks are out of sync: connecting anew", pd.bm.Count())
+			pd.p.lose(protocol.BrokenPipe)
+			return
+		}
+		pd.concludeSource()
+	})
+}
+
+func (pd *peerDevice) concludeSource() {
+	r, v := &pd.resync, pd.v
+	failed, total := r.failed, r.total
+	disk := protocol.UpToDate
+	if failed > 0 {
+		disk = protocol.Inconsistent
+	} else {
+		v.setIDs(v.ids.FinishAsSource())
+		pd.ids, pd.feed = v.ids, metadata.Feed{}
+	}
+	v.c.change(pd, fact, func(s *protocol.State) { s.Conn, s.PeerDisk = protocol.Connected, disk })
+	v.c.event(Event{Kind: EventResyncDone, Volume: v.idx, Peer: pd.p.idx, Blocks: total, Failed: failed})
+	v.logf(LogInfo, "resync done: %d blocks, %d failed", total, failed)
+	v.md.dirty = true
+}
+
+// blockDone ends one request of the target: written (ok), or given up.
+func (pd *peerDevice) blockDone(sector uint64, size uint32, ok bool) {
+	r := &pd.resync
+	for i := range r.asked {
+		if r.asked[i].sector == sector && r.asked[i].size == size {
+			r.asked[i] = r.asked[len(r.asked)-1]
+			r.asked = r.asked[:len(r.asked)-1]
+			r.inFlight -= uint64(size) / 512
+			pd.pending--
+			break
+		}
+	}
+	if !ok {
+		from, to := touched(sector, size)
+		r.failed += to - from
+	}
+	pd.v.active.wake()
+	pd.pump()
+}
+
+// expected finds the request that a reply answers.
+func (r *resync) expected(sector uint64, size uint32) bool {
+	for i := range r.asked {
+		if a := &r.asked[i]; a.sector == sector && a.size == size && !a.here {
+			a.here = true
+			return true
+		}
+	}
+	return false
+}
+
+// rate is the configured speed limit in sectors per second, 0 for none.
+func (r *resync) rate() int64 {
+	cfg := &r.pd.v.cfg
+	if cfg.ResyncRate != 0 {
+		return int64(cfg.ResyncRate) * 2
+	}
+	return int64(cfg.CMaxRate) * 2
+}
+
+// refill adds what the rate allows for the time that has passed, at most two steps.
+func (r *resync) refill() {
+	now, rate := r.pd.v.c.now, r.rate()
+	if rate == 0 || now-r.topUp < resyncStep/10 {
+		return
+	}
+	r.budget += int64((now - r.topUp).Seconds() * float64(rate))
+	r.budget = min(r.budget, max(rate/5, 8))
+	r.topUp = now
+}
+
+// note keeps a mark of the progress every three seconds.
+func (r *resync) note() {
+	now, left := r.pd.v.c.now, r.left()
+	if last := r.marks[r.mark]; now-last.at >= markInterval && left != last.left && r.pausedAt == 0 {
+		r.mark = (r.mark + 1) % len(r.marks)
+		r.marks[r.mark] = mark{now, left}
+	}
+}
+
+func (r *resync) left() uint64 {
+	n := r.pd.oosBlocks()
+	return n - min(n, r.failed)
+}
+
+// armLazy makes sure that changed bitmap pages reach the disk within two seconds.
+func (pd *peerDevice) armLazy() {
+	pd.v.bmw.flushFirst = true
+	if !pd.resync.lazy.set {
+		pd.resync.lazy.arm(pd.v.c.now + lazyInterval)
+	}
+}
+
+func (pd *peerDevice) writeLazily() {
+	if pd.v.metaUsable() {
+		pd.v.writeBitmap(nil, func(error) {})
+	}
+}
+
+// snapshot is the progress for Status.
+func (r *resync) snapshot() *ResyncSnapshot {
+	if !r.running {
+		return nil
+	}
+	now := r.pd.v.c.now
+	s := &ResyncSnapshot{Total: r.total, Left: min(r.left(), r.total), Failed: r.failed, Elapsed: now - r.began, Paused: r.paused}
+	if r.pausedAt != 0 {
+		s.Paused += now - r.pausedAt
+	}
+	old := r.marks[(r.mark+2)%len(r.marks)]
+	s.Rate = perSecond(old.left-min(old.left, s.Left), now-old.at)
+	s.Average = perSecond(r.total-s.Left, s.Elapsed-s.Paused)
+	s.Stalled = now-old.at > 180*time.Second
+	if s.Rate > 0 {
+		s.Finish = time.Duration(s.Left*bitmap.BlockSize/1024/s.Rate) * time.Second
+	}
+	s.Want = uint64(r.rate() / 2)
+	return s
+}
+
+// perSecond is blocks in a time as KiB/s; less than a second counts as one.
+func perSecond(blocks uint64, d time.Duration) uint64 {
+	return uint64(float64(blocks*bitmap.BlockSize/1024) / max(d.Seconds(), 1))
+}

@@ -1,0 +1,180 @@
+// Copyright The blockmirror Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import "github.com/go-blockmirror/blockmirror/protocol"
+
+// Write epochs as the receiver sees them (spec: behaviour 5.6). All writes of an
+// epoch are on stable storage before a write of a later one is given to the disk;
+// then P_BARRIER_ACK tells the writer that it may forget them.
+//
+//	first                                     last
+//	[3 writes, barrier: flushing] -> [2 writes held, barrier] -> [1 write held]
+
+type rxEpoch struct {
+	number  uint32
+	count   uint32
+	pending int
+	barrier bool
+	vols    []*volume // that were written to
+	next    *rxEpoch
+}
+
+type rxEpochs struct {
+	first, last *rxEpoch
+	held        *peerReq // writes of later epochs, in order
+	heldTail    *peerReq
+	flushing    int
+	running     bool
+	again       bool
+	free        *rxEpoch
+}
+
+func (x *rxEpochs) reset() { x.first, x.last, x.held, x.heldTail, x.flushing = nil, nil, nil, nil, 0 }
+
+// current returns the epoch that is being received.
+func (x *rxEpochs) current() *rxEpoch {
+	if x.last == nil || x.last.barrier {
+		e := x.free
+		if e == nil {
+			e = &rxEpoch{}
+		} else {
+			x.free = e.next
+			*e = rxEpoch{vols: e.vols[:0]}
+		}
+		if x.last == nil {
+			x.first = e
+		} else {
+			x.last.next = e
+		}
+		x.last = e
+	}
+	return x.last
+}
+
+// join counts a write into the current epoch.
+func (x *rxEpochs) join(v *volume) *rxEpoch {
+	e := x.current()
+	e.count++
+	e.pending++
+	for _, o := range e.vols {
+		if o == v {
+			return e
+		}
+	}
+	e.vols = append(e.vols, v)
+	return e
+}
+
+// start begins a write, or holds it until its turn.
+func (x *rxEpochs) start(p *peer, q *peerReq) {
+	if x.held == nil && q.epoch == x.first && q.pd.v.gates == 0 {
+		q.admitWrite()
+		return
+	}
+	q.next = nil
+	if x.held == nil {
+		x.held = q
+	} else {
+		x.heldTail.next = q
+	}
+	x.heldTail = q
+}
+
+// releaseHeld begins the held writes whose turn has come.
+func (p *peer) releaseHeld() {
+	x := &p.rx
+	for q := x.held; q != nil && q.epoch == x.first && q.pd.v.gates == 0; q = x.held {
+		x.held = q.next
+		if x.held == nil {
+			x.heldTail = nil
+		}
+		q.next = nil
+		q.admitWrite()
+	}
+}
+
+// receiveBarrier ends the current epoch.
+func (p *peer) receiveBarrier(number uint32) {
+	e := p.rx.current()
+	e.barrier, e.number = true, number
+	p.rx.advance(p)
+}
+
+// advance makes the oldest epoch stable if all of it is written, acknowledges it,
+// and goes on with the next.
+func (x *rxEpochs) advance(p *peer) {
+	if x.running {
+		x.again = true
+		return
+	}
+	x.running = true
+	for x.again = true; x.again; {
+		x.again = false
+		e := x.first
+		if e == nil || !e.barrier || e.pending > 0 || x.flushing > 0 {
+			break
+		}
+		if p.flushEpoch(e) {
+			break
+		}
+		x.done(p, e)
+		x.again = true
+	}
+	x.running = false
+}
+
+// flushEpoch begins to flush what the epoch wrote to, and reports whether there is
+// anything to wait for.
+func (p *peer) flushEpoch(e *rxEpoch) bool {
+	x := &p.rx
+	gen := p.gen
+	for _, v := range e.vols {
+		if !v.cfg.DiskFlushes || !v.hasDisk() {
+			continue
+		}
+		x.flushing++
+		v.flushData(func(err error) {
+			if p.gen != gen || x.first != e {
+				return
+			}
+			x.flushing--
+			if err != nil {
+				// What is lost now the peer still has in its transfer log:
+				// without an ack it marks these blocks, which is what is needed.
+				p.lose(protocol.BrokenPipe)
+				return
+			}
+			if x.flushing == 0 {
+				x.done(p, e)
+				x.advance(p)
+			}
+		})
+	}
+	return x.flushing > 0
+}
+
+// done acknowledges the oldest epoch.
+func (x *rxEpochs) done(p *peer, e *rxEpoch) {
+	send(p, protocol.MetaStream, protocol.CmdBarrierAck, 0, protocol.BarrierAck{Number: e.number, SetSize: e.count})
+	x.first = e.next
+	if x.first == nil {
+		x.last = nil
+	}
+	e.next, x.free = x.free, e
+	p.releaseHeld()
+}
+
+// abandon drops what was held when the connection ends: it was not acknowledged, so
+// the peer has marked it. What the disk is writing already finishes.
+func (x *rxEpochs) abandon(p *peer) {
+	q := x.held
+	x.reset()
+	for q != nil {
+		next := q.next
+		q.pd.unacked--
+		q.release()
+		q = next
+	}
+}

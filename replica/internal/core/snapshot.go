@@ -1,0 +1,98 @@
+// Copyright The blockmirror Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import (
+	"time"
+
+	"github.com/go-blockmirror/blockmirror/metadata"
+	"github.com/go-blockmirror/blockmirror/protocol"
+)
+
+// Snapshot is the state of the resource at one instant.
+type Snapshot struct {
+	Name    string
+	Volumes []VolumeSnapshot
+	Peers   []PeerSnapshot
+	Susp    bool
+}
+
+// PeerSnapshot is the connection's part.
+type PeerSnapshot struct {
+	Name       string
+	Conn       protocol.ConnState // of the connection: the lowest of its volumes
+	Version    protocol.Version
+	Features   protocol.Features
+	Resolver   bool
+	APInFlight uint64 // application writes sent and not yet acknowledged
+	Epochs     int
+}
+
+// VolumeSnapshot is one volume with its (first) peer.
+type VolumeSnapshot struct {
+	Number    uint16
+	Minor     int
+	State     protocol.State
+	Size      uint64 // sectors, 0 while unknown
+	IDs       metadata.GenerationIDs
+	Flags     metadata.Flags
+	Protocol  protocol.ReplicationProtocol
+	OutOfSync uint64 // blocks of 4 KiB
+	ALSusp    bool
+	WO        byte // write ordering: 'f', 'd'
+	// Counters as /proc/drbd names them: ns, nr, dw, dr in KiB.
+	Sent, Received, Written, Read              uint64
+	ALWrites, BMWrites                         uint64
+	LocalPending, Pending, Unacked, AppPending int
+	Resync                                     *ResyncSnapshot // while a resync runs
+	Last                                       *metadata.Decision
+}
+
+// ResyncSnapshot is the progress of a resync.
+type ResyncSnapshot struct {
+	Total, Left, Failed uint64 // blocks of 4 KiB
+	SameCsum            uint64
+	Elapsed, Paused     time.Duration
+	Rate                uint64 // KiB/s over the last marks
+	Average             uint64 // KiB/s since the start without pauses
+	Want                uint64 // KiB/s that the configuration allows, 0 for no limit
+	Finish              time.Duration
+	Stalled             bool
+}
+
+// Snapshot returns the present state.
+func (c *Core) Snapshot() Snapshot {
+	s := Snapshot{Name: c.cfg.Name, Susp: c.susp || c.suspNoData || c.suspFencing}
+	for i, p := range c.peers {
+		ps := PeerSnapshot{Name: c.cfg.Peers[i].Name, Conn: p.conn(), Version: p.session.Version,
+			Features: p.session.Features, Resolver: p.resolver, Epochs: p.tx.n + 1}
+		for _, pd := range p.pds {
+			ps.APInFlight += uint64(pd.inFlight)
+		}
+		s.Peers = append(s.Peers, ps)
+	}
+	for _, v := range c.vols {
+		s.Volumes = append(s.Volumes, v.snapshot())
+	}
+	return s
+}
+
+func (v *volume) snapshot() VolumeSnapshot {
+	pd := v.pds[0]
+	s := VolumeSnapshot{
+		Number: v.cfg.Number, Minor: v.cfg.Minor, State: pd.state(), Size: v.size, IDs: v.ids, Flags: v.sb.Flags,
+		OutOfSync: pd.oosBlocks(), WO: 'd',
+		Sent: pd.sent / 2, Received: pd.received / 2, Written: v.written / 2, Read: v.read / 2,
+		ALWrites: v.alWrites, BMWrites: v.bmWrites,
+		LocalPending: v.localPending, Pending: pd.inFlight + pd.pending, Unacked: pd.unacked, AppPending: v.appPending,
+		Resync: pd.resync.snapshot(), Last: pd.lastDecision,
+	}
+	if pd.conn != protocol.StandAlone {
+		s.Protocol = pd.p.protocol
+	}
+	if v.cfg.DiskFlushes {
+		s.WO = 'f'
+	}
+	return s
+}

@@ -1,0 +1,158 @@
+// Copyright The blockmirror Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import (
+	"github.com/go-blockmirror/blockmirror/metadata"
+	"github.com/go-blockmirror/blockmirror/protocol"
+)
+
+// superWriter writes the superblock: one write at a time, each with what is true
+// when it starts. Every write is preceded by a flush and is durable when it is
+// done (spec: on-disk 10.3).
+type superWriter struct {
+	dirty   bool
+	writing bool
+	waiting []func(error) // for the next write
+	inWrite []func(error) // for the one under way
+	buf     [metadata.BlockSize]byte
+}
+
+// syncSuper calls fn when the superblock as it is now, or as it is at the end of
+// this event, is durable. Without a disk fn gets ErrDiskless.
+func (v *volume) syncSuper(fn func(error)) {
+	if !v.metaUsable() {
+		fn(ErrDiskless)
+		return
+	}
+	v.md.dirty = true
+	v.md.waiting = append(v.md.waiting, fn)
+}
+
+// gateSuper holds data writes back until the superblock is durable.
+func (v *volume) gateSuper() {
+	v.gates++
+	v.syncSuper(func(error) {
+		v.gates--
+		v.gateOpened()
+	})
+}
+
+// gateOpened lets what waited for a gate go on.
+func (v *volume) gateOpened() {
+	if v.gates > 0 {
+		return
+	}
+	v.admitHeld()
+	v.active.wake()
+	v.completeFrozen()
+	for _, pd := range v.pds {
+		pd.p.releaseHeld()
+	}
+}
+
+// metaUsable reports whether metadata can be written.
+func (v *volume) metaUsable() bool {
+	return v.disk == protocol.Attaching || v.disk > protocol.Failed && v.disk != protocol.DUnknown
+}
+
+// writeDirtySuper begins a write if one is due.
+func (v *volume) writeDirtySuper() {
+	if !v.md.dirty || v.md.writing || !v.metaUsable() {
+		return
+	}
+	v.md.dirty, v.md.writing = false, true
+	v.md.inWrite, v.md.waiting = v.md.waiting, v.md.inWrite[:0]
+	sb := v.superblock()
+	sb.Encode(&v.md.buf)
+	o := v.c.op()
+	o.Kind, o.Volume, o.vol, o.Meta = OpWrite, v.idx, v, true
+	o.Off, o.Buf, o.Len = v.layout.SuperblockOffset, v.md.buf[:], metadata.BlockSize
+	o.PreFlush, o.FUA = true, true
+	o.done = superDone
+	v.c.issue(o)
+}
+
+// superblock is the block as it should be on disk now. While a disk is attached
+// the magic is the unclean one, so that nobody takes it without a replay.
+func (v *volume) superblock() metadata.Superblock {
+	sb := v.sb
+	sb.EffectiveSize = v.size
+	sb.Current, sb.Bitmap = v.ids.Current, v.ids.Bitmap
+	sb.History[0], sb.History[1] = v.ids.History[0], v.ids.History[1]
+	sb.Unclean = true
+	sb.Flags &^= metadata.ALClean
+	return sb
+}
+
+func superDone(c *Core, o *Op) {
+	v := o.vol
+	v.md.writing = false
+	fns := v.md.inWrite
+	v.md.inWrite = nil
+	if o.Err != nil {
+		v.diskFailed(causeMeta, "superblock", o.Err)
+	}
+	for _, fn := range fns {
+		fn(o.Err)
+	}
+	if !v.metaUsable() {
+		v.failSuperWaiters()
+	}
+}
+
+// failSuperWaiters tells everybody who waits for a superblock that there will be none.
+func (v *volume) failSuperWaiters() {
+	fns := v.md.waiting
+	v.md.waiting, v.md.dirty = nil, false
+	for _, fn := range fns {
+		fn(ErrDiskless)
+	}
+}
+
+// setIDs stores a changed tuple of generation identifiers; it reaches the disk
+// with the next superblock.
+func (v *volume) setIDs(ids metadata.GenerationIDs) {
+	if ids != v.ids {
+		v.ids = ids
+		v.md.dirty = true
+	}
+	v.expose()
+}
+
+// expose remembers the generation that users see (spec: behaviour 3.2).
+func (v *volume) expose() {
+	if v.disk >= protocol.Consistent && v.disk != protocol.DUnknown {
+		v.exposed = v.ids.Current
+	}
+}
+
+// beginGeneration begins a data generation, durable before the next write completes
+// (spec: behaviour 3.3).
+func (v *volume) beginGeneration(b metadata.Birth) {
+	v.setIDs(v.ids.Begin(b, metadata.UUID(v.c.cfg.Rand()), v.role == protocol.Primary))
+	v.exposed = v.ids.Current
+	v.pds[0].feed = metadata.Feed{}
+	v.logf(LogInfo, "new current UUID: %s", v.ids)
+	v.gateSuper()
+}
+
+// setAllOutOfSync marks everything out of sync. The flag FullSync covers the time
+// until the bitmap is on disk: a crash in between means a full sync, which is right.
+func (v *volume) setAllOutOfSync(pd *peerDevice) {
+	pd.bm.SetAll()
+	v.sb.Flags |= metadata.FullSync
+	v.md.dirty = true
+	v.syncSuper(func(err error) {
+		if err != nil {
+			return
+		}
+		v.writeBitmap(nil, func(err error) {
+			if err == nil {
+				v.sb.Flags &^= metadata.FullSync
+				v.md.dirty = true
+			}
+		})
+	})
+}

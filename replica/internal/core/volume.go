@@ -1,0 +1,213 @@
+// Copyright The blockmirror Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import (
+	"github.com/go-blockmirror/blockmirror/activitylog"
+	"github.com/go-blockmirror/blockmirror/bitmap"
+	"github.com/go-blockmirror/blockmirror/metadata"
+	"github.com/go-blockmirror/blockmirror/protocol"
+)
+
+// volume is one replicated device on this node. What concerns one peer lies in
+// its peerDevices.
+type volume struct {
+	c   *Core
+	idx int
+	cfg VolumeConfig
+	pds []*peerDevice
+
+	role protocol.Role
+	disk protocol.DiskState
+	size uint64 // sectors of the replicated device; 0 while unknown
+	user uint64 // "size" option in force, own or adopted; 0 none
+
+	// The disk, nil or zero while Diskless.
+	capacity       uint64 // sectors the backing device can offer
+	limits         DiskLimits
+	sb             metadata.Superblock
+	layout         metadata.Layout
+	sameDevice     bool
+	ids            metadata.GenerationIDs
+	negotiated     protocol.DiskState // what attach found, while Negotiating
+	crashedPrimary bool               // spec: behaviour 3.6
+	md             superWriter
+	bmw            bitmapWriter
+	al             alState
+
+	exposed metadata.UUID // the generation that users last saw (spec: behaviour 3.2)
+
+	// gates counts durable writes that must finish before data is written:
+	// a new generation, a new layout, a set PrimaryInd.
+	gates int
+	held  ioQueue // application requests that wait for admission
+
+	active   intervals // data writes and peer reads in order of arrival
+	freezing int       // > 0: no admission, a change is being made that I/O must not race with
+
+	opsPending   int // disk operations in the hands of the shell
+	appPending   int // application requests begun and not yet completed
+	localPending int // data operations on the local disk
+
+	written, read      uint64 // sectors; dw, dr of /proc/drbd
+	alWrites, bmWrites uint64
+	attachErr          error
+	postponed          bool // a new generation is due when I/O resumes
+}
+
+// peerDevice is one volume towards one peer.
+type peerDevice struct {
+	v *volume
+	p *peer
+
+	conn                       protocol.ConnState
+	role                       protocol.Role // the peer's
+	disk                       protocol.DiskState
+	aftrISP, peerISP, userISP  bool
+	bm                         *bitmap.Bitmap // nil while this node is Diskless
+	ids                        metadata.GenerationIDs
+	idsValid                   bool
+	uuidFlags                  metadata.UUIDFlags
+	uuidBits                   uint64
+	sentBits                   uint64 // own count as sent with the last P_UUIDS
+	sizes                      protocol.Sizes
+	sizesValid                 bool
+	stateSent                  bool // the first P_STATE of this connection has been sent
+	considerResync             bool // spec: behaviour 2.9 rule 6
+	discardMyData              bool
+	seq                        uint32 // spec: wire 3.2
+	unacked, pending, inFlight int
+	lastDecision               *metadata.Decision
+	sent, received             uint64        // sectors; ns, nr of /proc/drbd
+	feed                       metadata.Feed // of the resync that this node is the source of
+
+	rx          *bitmap.Decoder // the bitmap that is being received
+	syncUUID    metadata.UUID   // P_SYNC_UUID that came before it was expected
+	syncUUIDSet bool
+	resync      resync
+}
+
+func newVolume(c *Core, idx int) *volume {
+	v := &volume{c: c, idx: idx, cfg: c.cfg.Volumes[idx], role: protocol.Secondary, disk: protocol.Diskless}
+	v.user = v.cfg.UserSize
+	v.active.v = v
+	for _, p := range c.peers {
+		pd := &peerDevice{v: v, p: p, role: protocol.RoleUnknown, disk: protocol.DUnknown}
+		pd.resync.pd = pd
+		v.pds = append(v.pds, pd)
+		p.pds = append(p.pds, pd)
+	}
+	return v
+}
+
+// state is the compound state word of the volume towards this peer.
+func (pd *peerDevice) state() protocol.State {
+	c := pd.v.c
+	return protocol.State{
+		Role: pd.v.role, Peer: pd.role, Conn: pd.conn, Disk: pd.v.disk, PeerDisk: pd.disk,
+		Susp: c.susp, SuspNoData: c.suspNoData, SuspFencing: c.suspFencing,
+		AftrISP: pd.aftrISP, PeerISP: pd.peerISP, UserISP: pd.userISP,
+	}
+}
+
+// store takes a compound state apart again.
+func (pd *peerDevice) store(s protocol.State) {
+	v, c := pd.v, pd.v.c
+	v.role, v.disk = s.Role, s.Disk
+	pd.role, pd.conn, pd.disk = s.Peer, s.Conn, s.PeerDisk
+	pd.aftrISP, pd.peerISP, pd.userISP = s.AftrISP, s.PeerISP, s.UserISP
+	c.susp, c.suspNoData, c.suspFencing = s.Susp, s.SuspNoData, s.SuspFencing
+}
+
+// hasDisk reports whether the local disk takes application data.
+func (v *volume) hasDisk() bool {
+	return v.disk >= protocol.Inconsistent && v.disk != protocol.DUnknown
+}
+
+// mirrors reports whether application writes are sent to the peer in full
+// (spec: behaviour 5.3).
+func mirrors(s protocol.State) bool {
+	return s.PeerDisk == protocol.UpToDate && s.Conn >= protocol.Connected && s.Conn != protocol.Ahead &&
+		s.Conn != protocol.WFBitMapS ||
+		s.PeerDisk >= protocol.Inconsistent && s.Conn >= protocol.WFBitMapT && s.Conn < protocol.Ahead
+}
+
+// noticesOnly reports whether writes are announced as out of sync instead.
+func noticesOnly(s protocol.State) bool {
+	return s.Conn == protocol.Ahead || s.Conn == protocol.WFBitMapS
+}
+
+// isResync reports whether conn is one of the states in which blocks travel.
+func isResync(conn protocol.ConnState) bool {
+	return conn == protocol.SyncSource || conn == protocol.SyncTarget ||
+		conn == protocol.PausedSyncS || conn == protocol.PausedSyncT
+}
+
+// inSyncRange is conn 16..21: the range in which writes carry MAY_SET_IN_SYNC
+// (spec: wire 4.8).
+func inSyncRange(conn protocol.ConnState) bool {
+	return conn >= protocol.SyncSource && conn <= protocol.PausedSyncT
+}
+
+// bits returns the blocks that a byte range touches.
+func touched(sector uint64, size uint32) (from, to uint64) {
+	return sector / 8, (sector + uint64(size)/512 + 7) / 8
+}
+
+// covered returns the blocks that lie entirely inside a range; the device's last,
+// partial block counts when the range reaches the end (spec: behaviour 5.4).
+func (v *volume) covered(sector uint64, size uint32) (from, to uint64) {
+	end := sector + uint64(size)/512
+	from, to = (sector+7)/8, end/8
+	if end == v.size {
+		to = bitmap.BitsFor(v.size)
+	}
+	if to < from {
+		to = from
+	}
+	return from, to
+}
+
+// setOutOfSync marks a range, rounding outwards.
+func (pd *peerDevice) setOutOfSync(sector uint64, size uint32) uint64 {
+	if pd.bm == nil {
+		return 0
+	}
+	return pd.bm.SetRange(touched(sector, size))
+}
+
+// setInSync clears the blocks that a range covers.
+func (pd *peerDevice) setInSync(sector uint64, size uint32) {
+	if pd.bm == nil {
+		return
+	}
+	from, to := pd.v.covered(sector, size)
+	if pd.bm.ClearRange(from, to) > 0 {
+		pd.armLazy()
+	}
+}
+
+// outOfSync reports whether any block that the range touches is marked.
+func (pd *peerDevice) outOfSync(sector uint64, size uint32) bool {
+	if pd.bm == nil {
+		return false
+	}
+	from, to := touched(sector, size)
+	b, ok := pd.bm.NextSet(from)
+	return ok && b < to
+}
+
+func (pd *peerDevice) oosBlocks() uint64 {
+	if pd.bm == nil {
+		return 0
+	}
+	return pd.bm.Count()
+}
+
+// newAL makes the activity log of an attached disk, whose ring was initialised.
+func (v *volume) newAL() {
+	g := activitylog.Geometry{Stripes: v.sb.ALStripes, StripeSize4k: v.sb.ALStripeSize4k}
+	v.al = alState{log: activitylog.New(v.cfg.ALExtents, g)}
+	v.sb.ALExtents = uint32(v.al.log.Extents())
+}

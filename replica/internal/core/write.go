@@ -1,0 +1,234 @@
+// Copyright The blockmirror Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import (
+	"fmt"
+
+	"github.com/go-blockmirror/blockmirror/protocol"
+)
+
+// startWrite: nothing overlapping is in flight. The next step is the activity log.
+func (r *request) startWrite() {
+	v := r.v
+	r.al.req, r.al.ready = r, alReadyWrite
+	if v.hasDisk() && v.al.log != nil && !v.alBegin(&r.al, r.sector, r.size) {
+		return
+	}
+	r.issue()
+}
+
+func alReadyWrite(_ *Core, h *alHold) { h.req.issue() }
+
+// issue sends the write to the peer and to the own disk. What the state is now
+// decides who gets it; from here on it is in flight.
+func (r *request) issue() {
+	v, c := r.v, r.v.c
+	if v.gates > 0 {
+		// A new generation or a flag has become due since admission.
+		v.alEnd(&r.al)
+		v.active.wait(&r.iv)
+		return
+	}
+	pd := v.pds[0]
+	s := pd.state()
+	canLocal := v.hasDisk()
+	switch {
+	case mirrors(s) && pd.p.phase == phaseUp:
+		r.send(pd, s)
+	case canLocal:
+		// Marked at once: a bitmap exchange may begin while the write is on its way.
+		changed := pd.setOutOfSync(r.sector, r.size)
+		if noticesOnly(s) && changed > 0 {
+			pd.sendOutOfSync(r.sector, r.size)
+		}
+	}
+	good := s.Disk == protocol.UpToDate || mirrors(s) && s.PeerDisk == protocol.UpToDate
+	if canLocal && good {
+		r.writeLocal()
+	}
+	if r.local == partNone && r.net == partNone {
+		r.err = ErrNoUpToDateData
+	}
+	c.maybeComplete(r)
+}
+
+// writeLocal asks for the local part.
+func (r *request) writeLocal() {
+	v, c := r.v, r.v.c
+	r.local = partPending
+	v.localPending++
+	v.written += uint64(r.size) / 512
+	o := c.op()
+	o.Volume, o.vol, o.Off, o.Len, o.req, o.IO, o.done = v.idx, v, int64(r.sector)*512, int64(r.size), r, r.io, localWriteDone
+	switch r.kind {
+	case IOWrite:
+		o.Kind, o.Buf, o.FUA = OpWrite, r.buf, r.fua
+	case IODiscard:
+		o.Kind = OpDiscard
+		if !v.limits.Discard {
+			o.Kind = OpZero
+		}
+	default:
+		o.Kind, o.MayUnmap = OpZero, r.unmap
+	}
+	c.issue(o)
+}
+
+func localWriteDone(c *Core, o *Op) {
+	r := o.req
+	v := o.vol
+	v.localPending--
+	if o.Err == nil {
+		r.local = partOK
+		r.bothWritten()
+	} else {
+		r.local, r.err = partFailed, o.Err
+		v.pds[0].setOutOfSync(r.sector, r.size)
+		if r.kind != IODiscard { // a failing discard is not held against the disk
+			v.diskFailed(causeWrite, "write", o.Err)
+		}
+	}
+	c.maybeComplete(r)
+}
+
+// send makes the write part of the current epoch and queues its packet.
+func (r *request) send(pd *peerDevice, s protocol.State) {
+	p, c := pd.p, pd.p.c
+	cmd, flags := r.packet(pd)
+	if inSyncRange(s.Conn) {
+		flags |= protocol.DPMaySetInSync
+		r.mayClear = true
+	}
+	wire := p.protocol
+	r.wantRecv = wire == protocol.ProtocolB
+	r.wantAck = wire == protocol.ProtocolC
+	ackFlags := protocol.DataFlags(0)
+	if r.wantRecv {
+		ackFlags |= protocol.DPSendReceiveAck
+	}
+	if r.wantAck || r.mayClear {
+		ackFlags |= protocol.DPSendWriteAck
+	}
+	flags |= ackFlags
+	r.pd, r.net, r.since = pd, partPending, c.now
+	if !r.wantRecv && !r.wantAck {
+		r.net = partOK // protocol A: sent is enough; the pin on the buffer says when
+	}
+	p.tx.add(p, r)
+	pd.inFlight++
+	pd.sent += uint64(r.size) / 512
+	d := protocol.Data{Sector: r.sector, ID: r.id, Seq: pd.nextSeq(), Flags: flags.Usable(p.session.Version), Size: r.size}
+	if cmd == protocol.CmdData {
+		p.sendData(cmd, r.v.cfg.Number, d, r.buf, r, nil)
+		return
+	}
+	send(p, protocol.DataStream, cmd, r.v.cfg.Number, d)
+}
+
+// packet chooses how a request travels. Where the peer cannot take a discard or
+// write-zeroes packet, or would break the connection over it (spec: wire 4.8), the
+// zeroes travel as data.
+func (r *request) packet(pd *peerDevice) (protocol.Command, protocol.DataFlags) {
+	s := &pd.p.session
+	var flags protocol.DataFlags
+	if r.fua {
+		flags |= protocol.DPFUA
+	}
+	switch r.kind {
+	case IODiscard:
+		if s.CanSend(protocol.CmdTrim) {
+			return protocol.CmdTrim, flags | protocol.DPDiscard
+		}
+	case IOZero:
+		if s.CanSend(protocol.CmdZeroes) && pd.p.digest.Size() == 0 {
+			flags |= protocol.DPZeroes
+			if r.unmap {
+				flags |= protocol.DPDiscard
+			}
+			return protocol.CmdZeroes, flags
+		}
+	default:
+		return protocol.CmdData, flags
+	}
+	r.buf = make([]byte, r.size) // rare: an old peer, or a digest
+	return protocol.CmdData, flags
+}
+
+func (pd *peerDevice) sendOutOfSync(sector uint64, size uint32) {
+	if pd.p.session.CanSend(protocol.CmdOutOfSync) {
+		send(pd.p, protocol.DataStream, protocol.CmdOutOfSync, pd.v.cfg.Number,
+			protocol.BlockDescription{Sector: sector, Size: size})
+	}
+}
+
+// maybeComplete completes a request to the application if both parts allow it
+// (spec: behaviour 5.2), and forgets it if nothing refers to it any more.
+func (c *Core) maybeComplete(r *request) {
+	if r.v == nil || r.local == partPending || r.net == partPending {
+		return
+	}
+	if r.io != nil {
+		if r.pins > 0 {
+			return // the buffer is still being sent
+		}
+		if r.v.gates > 0 && r.kind != IORead || c.susp || c.suspFencing {
+			r.frozen = true
+			return
+		}
+		c.completeRequest(r)
+	}
+	if r.epoch == nil && r.pins == 0 {
+		r.forget()
+	}
+}
+
+// completeRequest answers the application.
+func (c *Core) completeRequest(r *request) {
+	io := r.io
+	r.io = nil
+	var err error
+	if r.local != partOK && r.net != partOK {
+		err = r.failure()
+	}
+	r.v.appPending--
+	r.frozen = false
+	if r.kind != IORead {
+		r.v.active.remove(&r.iv)
+	}
+	if r.epoch != nil && r.pd.p.tx.current == r.epoch {
+		r.pd.p.closeEpoch() // what comes now may depend on this write
+	}
+	c.complete(io, err)
+}
+
+func (r *request) failure() error {
+	switch {
+	case r.err == nil:
+		return ErrNoUpToDateData
+	case r.local == partFailed || r.net == partFailed:
+		return fmt.Errorf("%w: %w", ErrIO, r.err)
+	}
+	return r.err
+}
+
+// forget releases what a finished request held.
+func (r *request) forget() {
+	v := r.v
+	v.alEnd(&r.al)
+	v.c.freeRequest(r)
+}
+
+// completeFrozen completes what a gate or suspended I/O held back.
+func (v *volume) completeFrozen() {
+	c := v.c
+	if v.gates > 0 || c.susp || c.suspFencing || v.appPending == 0 {
+		return
+	}
+	for _, r := range c.requests.live() {
+		if r.v == v && r.frozen {
+			c.maybeComplete(r)
+		}
+	}
+}
