@@ -50,6 +50,7 @@ func NewSuperblock(l Layout, opt CreateOptions) (Superblock, error) {
 	if l.Version == V07 {
 		sb.Counters = Counters{Human: 1, Timeout: 1, Connected: 1, Arbitrary: 1}
 		sb.Flags = opt.Flags
+		sb.EffectiveSize &^= 1 // stored in KiB
 		return sb, nil
 	}
 	sb.Current = opt.Current

@@ -70,9 +70,11 @@ func AppendDump(dst []byte, sb *Superblock, l Layout, opt DumpOptions) []byte {
 	t.text("\n# bm_offset ").num(l.BitmapOffset).text("\n\n")
 	switch sb.Version {
 	case V07:
-		t.text("gc {\n    ").num(int64(sb.Flags)).text("; ").num(int64(sb.Counters.Human)).
-			text("; ").num(int64(sb.Counters.Timeout)).text("; ").num(int64(sb.Counters.Connected)).
-			text("; ").num(int64(sb.Counters.Arbitrary)).text(";\n}\n")
+		t.text("gc {\n   ")
+		for _, n := range sb.wordsV07() {
+			t.text(" ").num(int64(int32(*n))).text(";") // the tool prints them as signed
+		}
+		t.text("\n}\n")
 	case V08:
 		t.text("uuid {\n    ").hex16(uint64(sb.Current)).text("; ").hex16(uint64(sb.Bitmap)).
 			text("; ").hex16(uint64(sb.History[0])).text("; ").hex16(uint64(sb.History[1])).

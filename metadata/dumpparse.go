@@ -178,8 +178,8 @@ func (p *dumpParser) file() *Dump {
 func (p *dumpParser) bodyV07(sb *Superblock) {
 	p.keyword("gc")
 	p.punct("{")
-	for _, n := range []*uint32{(*uint32)(&sb.Flags), &sb.Counters.Human, &sb.Counters.Timeout, &sb.Counters.Connected, &sb.Counters.Arbitrary} {
-		*n = uint32(p.number(0, math.MaxUint32))
+	for _, n := range sb.wordsV07() {
+		*n = uint32(p.number(math.MinInt32, math.MaxUint32))
 		p.punct(";")
 	}
 	p.punct("}")
@@ -250,7 +250,8 @@ func (p *dumpParser) sizes(sb *Superblock) {
 	sb.BytesPerBit = uint32(p.setting("bm-byte-per-bit", 0, math.MaxUint32))
 	p.keyword("device-uuid")
 	sb.DeviceUUID = p.hex16()
-	sb.PeerMaxBioSize = uint32(p.setting("la-peer-max-bio-size", 0, math.MaxUint32))
+	// The tool prints this one as signed.
+	sb.PeerMaxBioSize = uint32(p.setting("la-peer-max-bio-size", math.MinInt32, math.MaxUint32))
 	sb.ALStripes = uint32(p.setting("al-stripes", 0, math.MaxUint32))
 	sb.ALStripeSize4k = uint32(p.setting("al-stripe-size-4k", 0, math.MaxUint32))
 	if err := sb.Geometry().check(sb.Version); err != nil {

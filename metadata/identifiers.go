@@ -78,7 +78,7 @@ func (sb *Superblock) GI(node int) (string, error) {
 		case f.uuid != nil:
 			t.hexDigits(uint32(*f.uuid >> 32)).hexDigits(uint32(*f.uuid))
 		case f.counter != nil:
-			t.num(int64(*f.counter))
+			t.num(int64(int32(*f.counter))) // the tool prints them as signed
 		case *f.word&f.mask != 0:
 			t.text("1")
 		default:
@@ -125,8 +125,8 @@ func (f *giField) parse(s string) error {
 		}
 		*f.uuid = UUID(v)
 	case f.counter != nil:
-		v, err := strconv.ParseUint(s, 0, 32)
-		if err != nil {
+		v, err := strconv.ParseInt(s, 0, 64)
+		if err != nil || v < math.MinInt32 || v > math.MaxUint32 {
 			return fmt.Errorf("%w: %q is not a counter of 0..%d", ErrIdentifiers, s, uint32(math.MaxUint32))
 		}
 		*f.counter = uint32(v)

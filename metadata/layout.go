@@ -93,6 +93,9 @@ func (l *Layout) compute() error {
 	default:
 		mdSize, alOff, bmOff = slotSectors, sectorsPerBlock, sectorsPerBlock+al
 	}
+	if l.Version == V07 {
+		mdSize &^= 1 // stored in KiB
+	}
 	l.MDSizeSectors, l.ALOffset, l.BMOffset = uint32(mdSize), int32(alOff), int32(bmOff)
 	return nil
 }

@@ -51,11 +51,14 @@ func (sb *Superblock) Invalidate() {
 
 // DiskState is what the flags say about the data, as dstate prints it (spec:
 // on-disk 6.2): DiskInconsistent, DiskOutdated, DiskUpToDate (only if the peer is
-// known to be outdated; never for v09) or DiskConsistent.
+// known to be outdated; never for v07 and v09) or DiskConsistent. Of v07 the tool says
+// Inconsistent always.
 func (sb *Superblock) DiskState() DiskState {
 	switch {
 	case sb.Flags&Consistent == 0:
 		return DiskInconsistent
+	case sb.Version == V07: // cannot say more
+		return DiskConsistent
 	case sb.Flags&WasUpToDate == 0:
 		return DiskOutdated
 	case sb.Version != V09 && sb.Flags&PeerOutdated != 0:

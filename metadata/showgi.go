@@ -88,7 +88,7 @@ func (t *appender) tableV07(sb *Superblock) {
 	t.text("       ").text(flag(Consistent, "c", "i"))
 	for _, n := range []uint32{sb.Counters.Human, sb.Counters.Timeout, sb.Counters.Connected, sb.Counters.Arbitrary} {
 		var digits appender
-		digits.num(int64(n))
+		digits.num(int64(int32(n)))
 		t.text(" | ")
 		for i := len(digits); i < 3; i++ {
 			t.text(" ")

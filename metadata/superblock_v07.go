@@ -8,22 +8,20 @@ import "encoding/binary"
 // Byte offsets of v07 (spec: on-disk 3.1). The magic is at 28, where v08 and v09
 // have history UUIDs.
 const (
-	offMagicV07  = 28
-	offSizeV07   = 0
-	offFlagsV07  = 8
-	offCountsV07 = 12
-	offMDKBV07   = 32
-	offALV07     = 36
-	offALNrV07   = 40
-	offBMV07     = 44
+	offMagicV07 = 28
+	offSizeV07  = 0
+	offFlagsV07 = 8
+	offMDKBV07  = 32
+	offALV07    = 36
+	offALNrV07  = 40
+	offBMV07    = 44
 )
 
 func (sb *Superblock) encodeV07(dst *[BlockSize]byte) {
 	be := binary.BigEndian
 	be.PutUint64(dst[offSizeV07:], sb.EffectiveSize/2)
-	be.PutUint32(dst[offFlagsV07:], uint32(sb.Flags))
-	for i, n := range [...]uint32{sb.Counters.Human, sb.Counters.Timeout, sb.Counters.Connected, sb.Counters.Arbitrary} {
-		be.PutUint32(dst[offCountsV07+4*i:], n)
+	for i, n := range sb.wordsV07() {
+		be.PutUint32(dst[offFlagsV07+4*i:], *n)
 	}
 	be.PutUint32(dst[offMagicV07:], magicV07)
 	be.PutUint32(dst[offMDKBV07:], sb.MDSizeSectors/2)
@@ -41,13 +39,6 @@ func (sb *Superblock) decodeV07(b *[BlockSize]byte) error {
 	*sb = Superblock{
 		Version:       V07,
 		EffectiveSize: sizeKiB * 2,
-		Flags:         Flags(be.Uint32(b[offFlagsV07:])),
-		Counters: Counters{
-			Human:     be.Uint32(b[offCountsV07:]),
-			Timeout:   be.Uint32(b[offCountsV07+4:]),
-			Connected: be.Uint32(b[offCountsV07+8:]),
-			Arbitrary: be.Uint32(b[offCountsV07+12:]),
-		},
 		MDSizeSectors: mdKiB * 2,
 		ALOffset:      int32(be.Uint32(b[offALV07:])),
 		ALExtents:     be.Uint32(b[offALNrV07:]),
@@ -56,5 +47,14 @@ func (sb *Superblock) decodeV07(b *[BlockSize]byte) error {
 		ALStripes:     defaultALStripes, ALStripeSize4k: defaultALStripeSize4k,
 		MaxPeers: 1, NodeID: Unassigned,
 	}
+	for i, n := range sb.wordsV07() {
+		*n = be.Uint32(b[offFlagsV07+4*i:])
+	}
 	return nil
+}
+
+// wordsV07 are the flags and the counters, which lie side by side on disk.
+func (sb *Superblock) wordsV07() [5]*uint32 {
+	c := &sb.Counters
+	return [...]*uint32{(*uint32)(&sb.Flags), &c.Human, &c.Timeout, &c.Connected, &c.Arbitrary}
 }
