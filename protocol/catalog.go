@@ -43,10 +43,11 @@ type row struct {
 
 	// The packet is used in versions since..until (0: no limit) and only if
 	// the features needs were agreed. lenient: received, it is understood in
-	// all versions.
+	// all versions. ignored: never sent, and dropped when received.
 	since, until Version
 	needs        Features
 	lenient      bool
+	ignored      bool
 
 	bulk  bool                    // digest and data for the application follow the body
 	size  bounds                  // lengths, if they are the same in every session
@@ -123,7 +124,7 @@ var catalog = [slots]row{
 	CmdCompressedBitmap: {name: "P_COMPRESSED_BITMAP", streams: onData, scope: volume, since: versionRLE, vary: compressedBounds, fresh: func() Packet { return new(CompressedBitmap) }},
 
 	// Either stream. Never sent here; read and ignored.
-	CmdDelayProbe: {name: "P_DELAY_PROBE", streams: onData | onMeta, scope: volume, since: versionDelayProbe, size: bounds{body: 8}, fresh: func() Packet { return new(DelayProbe) }},
+	CmdDelayProbe: {name: "P_DELAY_PROBE", streams: onData | onMeta, scope: volume, ignored: true, since: versionDelayProbe, size: bounds{body: 8}, fresh: func() Packet { return new(DelayProbe) }},
 
 	// Meta stream.
 	CmdPing:           {name: "P_PING", streams: onMeta, fresh: freshEmpty},
@@ -144,8 +145,8 @@ var catalog = [slots]row{
 	CmdConnStChgReply: {name: "P_CONN_ST_CHG_REPLY", streams: onMeta, since: versionH100, size: bounds{body: 4}, fresh: freshStateReply},
 
 	// DRBD 9, tolerated on data. spec: drbd9 6.2, 24.
-	Cmd9x58: {name: "P_ENABLE_REPLICATION_NEXT", streams: onData, scope: volume, size: bounds{body: 4}, fresh: freshIgnored},
-	Cmd9x59: {name: "P_ENABLE_REPLICATION", streams: onData, scope: volume, size: bounds{body: 4}, fresh: freshIgnored},
+	Cmd9x58: {name: "P_ENABLE_REPLICATION_NEXT", streams: onData, scope: volume, ignored: true, size: bounds{body: 4}, fresh: freshIgnored},
+	Cmd9x59: {name: "P_ENABLE_REPLICATION", streams: onData, scope: volume, ignored: true, size: bounds{body: 4}, fresh: freshIgnored},
 
 	// Before a version is agreed.
 	slotInitialMeta:        {name: "P_INITIAL_META", streams: onMeta, opening: true, fresh: freshEmpty},

@@ -86,6 +86,13 @@ func (c Command) PerVolume() bool {
 	return r != nil && r.scope == volume
 }
 
+// Ignored reports whether a packet of command c is read and then dropped:
+// P_DELAY_PROBE and the two DRBD 9 packets.
+func (c Command) Ignored() bool {
+	r := lookup(c)
+	return r != nil && r.ignored
+}
+
 // Stream names one of the two TCP connections of a DRBD connection.
 type Stream uint8
 

@@ -23,16 +23,16 @@ type gate struct {
 	needs        protocol.Features
 	// good and bad are lengths at version v with features f and a digest of
 	// d bytes.
-	good, bad func(v protocol.Version, f protocol.Features, d int) []int
+	good, bad func(v protocol.Version, f protocol.Features, d int64) []int64
 }
 
-func exactly(n int) func(protocol.Version, protocol.Features, int) []int {
-	return func(protocol.Version, protocol.Features, int) []int { return []int{n} }
+func exactly(n int64) func(protocol.Version, protocol.Features, int64) []int64 {
+	return func(protocol.Version, protocol.Features, int64) []int64 { return []int64{n} }
 }
 
-func around(n int) func(protocol.Version, protocol.Features, int) []int {
-	return func(protocol.Version, protocol.Features, int) []int {
-		bad := []int{n + 1, n + 4, n + 512, 1 << 20, 1<<32 - 1}
+func around(n int64) func(protocol.Version, protocol.Features, int64) []int64 {
+	return func(protocol.Version, protocol.Features, int64) []int64 {
+		bad := []int64{n + 1, n + 4, n + 512, 1 << 20, 1<<32 - 1}
 		if n > 0 {
 			bad = append(bad, 0, n-1)
 		}
@@ -40,7 +40,7 @@ func around(n int) func(protocol.Version, protocol.Features, int) []int {
 	}
 }
 
-func fixed(cmd protocol.Command, name string, n int) gate {
+func fixed(cmd protocol.Command, name string, n int64) gate {
 	return gate{cmd: cmd, name: name, good: exactly(n), bad: around(n)}
 }
 
@@ -55,14 +55,14 @@ func needs(f protocol.Features, g gate) gate { g.needs = f; return g }
 const mib = 1 << 20
 
 // bulk: lengths of a packet with a digest and data behind a body of n bytes.
-func bulk(cmd protocol.Command, name string, n int) gate {
+func bulk(cmd protocol.Command, name string, n int64) gate {
 	return onData(gate{
 		cmd: cmd, name: name,
-		good: func(_ protocol.Version, _ protocol.Features, d int) []int {
-			return []int{n + d + 512, n + d + 4096, n + d + 33*512, n + d + mib}
+		good: func(_ protocol.Version, _ protocol.Features, d int64) []int64 {
+			return []int64{n + d + 512, n + d + 4096, n + d + 33*512, n + d + mib}
 		},
-		bad: func(_ protocol.Version, _ protocol.Features, d int) []int {
-			return []int{0, n - 1, n + 1, n + d + 511, n + d + 513, n + d + mib + 1, n + d + mib + 512, 1<<32 - 1}
+		bad: func(_ protocol.Version, _ protocol.Features, d int64) []int64 {
+			return []int64{0, n - 1, n + 1, n + d + 511, n + d + 513, n + d + mib + 1, n + d + mib + 512, 1<<32 - 1}
 		},
 	})
 }
@@ -70,27 +70,27 @@ func bulk(cmd protocol.Command, name string, n int) gate {
 func parameter(cmd protocol.Command, name string) gate {
 	return onData(gate{
 		cmd: cmd, name: name,
-		good: func(v protocol.Version, _ protocol.Features, _ int) []int {
+		good: func(v protocol.Version, _ protocol.Features, _ int64) []int64 {
 			switch {
 			case v <= 87:
-				return []int{4}
+				return []int64{4}
 			case v == 88:
-				return []int{5, 12, 4 + 64}
+				return []int64{5, 12, 4 + 64}
 			case v <= 94:
-				return []int{132}
+				return []int64{132}
 			}
-			return []int{148}
+			return []int64{148}
 		},
-		bad: func(v protocol.Version, _ protocol.Features, _ int) []int {
+		bad: func(v protocol.Version, _ protocol.Features, _ int64) []int64 {
 			switch {
 			case v <= 87:
-				return []int{0, 3, 5, 132, 148}
+				return []int64{0, 3, 5, 132, 148}
 			case v == 88:
-				return []int{3, 4, 4 + 65, 132, 148}
+				return []int64{3, 4, 4 + 65, 132, 148}
 			case v <= 94:
-				return []int{4, 131, 133, 148}
+				return []int64{4, 131, 133, 148}
 			}
-			return []int{4, 132, 147, 149}
+			return []int64{4, 132, 147, 149}
 		},
 	})
 }
@@ -98,17 +98,17 @@ func parameter(cmd protocol.Command, name string) gate {
 func settings(cmd protocol.Command, name string) gate {
 	return whole(onData(gate{
 		cmd: cmd, name: name,
-		good: func(v protocol.Version, _ protocol.Features, _ int) []int {
+		good: func(v protocol.Version, _ protocol.Features, _ int64) []int64 {
 			if v == 86 {
-				return []int{24}
+				return []int64{24}
 			}
-			return []int{25, 31, 24 + 64}
+			return []int64{25, 31, 24 + 64}
 		},
-		bad: func(v protocol.Version, _ protocol.Features, _ int) []int {
+		bad: func(v protocol.Version, _ protocol.Features, _ int64) []int64 {
 			if v == 86 {
-				return []int{23, 25}
+				return []int64{23, 25}
 			}
-			return []int{0, 23, 24, 24 + 65}
+			return []int64{0, 23, 24, 24 + 65}
 		},
 	}))
 }
@@ -116,16 +116,16 @@ func settings(cmd protocol.Command, name string) gate {
 func digested(cmd protocol.Command, name string) gate {
 	return onData(gate{
 		cmd: cmd, name: name,
-		good: func(protocol.Version, protocol.Features, int) []int { return []int{25, 28, 32, 24 + 64} },
-		bad:  func(protocol.Version, protocol.Features, int) []int { return []int{0, 23, 24, 24 + 65} },
+		good: func(protocol.Version, protocol.Features, int64) []int64 { return []int64{25, 28, 32, 24 + 64} },
+		bad:  func(protocol.Version, protocol.Features, int64) []int64 { return []int64{0, 23, 24, 24 + 65} },
 	})
 }
 
-func between(cmd protocol.Command, name string, least, most int) gate {
+func between(cmd protocol.Command, name string, least, most int64) gate {
 	return onData(gate{
 		cmd: cmd, name: name,
-		good: func(protocol.Version, protocol.Features, int) []int { return []int{least, (least + most) / 2, most} },
-		bad:  func(protocol.Version, protocol.Features, int) []int { return []int{most + 1, 1 << 30} },
+		good: func(protocol.Version, protocol.Features, int64) []int64 { return []int64{least, (least + most) / 2, most} },
+		bad:  func(protocol.Version, protocol.Features, int64) []int64 { return []int64{most + 1, 1 << 30} },
 	})
 }
 
@@ -133,52 +133,52 @@ func between(cmd protocol.Command, name string, least, most int) gate {
 func gates() []gate {
 	data := bulk(protocol.CmdData, "P_DATA", 24)
 	largerThanDigest := data.good
-	data.good = func(v protocol.Version, f protocol.Features, d int) []int {
+	data.good = func(v protocol.Version, f protocol.Features, d int64) []int64 {
 		return append(largerThanDigest(v, f, d), 24) // a bare flush has no digest
 	}
 	plain := onData(gate{
 		cmd: protocol.CmdBitmap, name: "P_BITMAP",
-		good: func(v protocol.Version, _ protocol.Features, _ int) []int {
+		good: func(v protocol.Version, _ protocol.Features, _ int64) []int64 {
 			if v >= 100 {
-				return []int{0, 8, 136, 4080}
+				return []int64{0, 8, 136, 4080}
 			}
-			return []int{0, 8, 136, 4088}
+			return []int64{0, 8, 136, 4088}
 		},
-		bad: func(v protocol.Version, _ protocol.Features, _ int) []int {
+		bad: func(v protocol.Version, _ protocol.Features, _ int64) []int64 {
 			if v >= 100 {
-				return []int{1, 12, 4079, 4081, 4088}
+				return []int64{1, 12, 4079, 4081, 4088}
 			}
-			return []int{1, 12, 4087, 4089, 4096}
+			return []int64{1, 12, 4087, 4089, 4096}
 		},
 	})
 	compressed := onData(gate{
 		cmd: protocol.CmdCompressedBitmap, name: "P_COMPRESSED_BITMAP", since: 90,
-		good: func(v protocol.Version, _ protocol.Features, _ int) []int {
+		good: func(v protocol.Version, _ protocol.Features, _ int64) []int64 {
 			if v >= 100 {
-				return []int{2, 4080}
+				return []int64{2, 4080}
 			}
-			return []int{2, 4088}
+			return []int64{2, 4088}
 		},
-		bad: func(v protocol.Version, _ protocol.Features, _ int) []int {
+		bad: func(v protocol.Version, _ protocol.Features, _ int64) []int64 {
 			if v >= 100 {
-				return []int{0, 1, 4081}
+				return []int64{0, 1, 4081}
 			}
-			return []int{0, 1, 4089}
+			return []int64{0, 1, 4089}
 		},
 	})
 	sizes := onData(gate{
 		cmd: protocol.CmdSizes, name: "P_SIZES",
-		good: func(_ protocol.Version, f protocol.Features, _ int) []int {
+		good: func(_ protocol.Version, f protocol.Features, _ int64) []int64 {
 			if f&protocol.FeatureWSame != 0 {
-				return []int{56}
+				return []int64{56}
 			}
-			return []int{32}
+			return []int64{32}
 		},
-		bad: func(_ protocol.Version, f protocol.Features, _ int) []int {
+		bad: func(_ protocol.Version, f protocol.Features, _ int64) []int64 {
 			if f&protocol.FeatureWSame != 0 {
-				return []int{0, 32, 55, 57}
+				return []int64{0, 32, 55, 57}
 			}
-			return []int{0, 31, 33, 56}
+			return []int64{0, 31, 33, 56}
 		},
 	})
 	syncParam := parameter(protocol.CmdSyncParam, "P_SYNC_PARAM")
@@ -254,12 +254,13 @@ func checkGate(t *testing.T, g gate, s *protocol.Session) {
 	inRange := s.Version >= g.since && (g.until == 0 || s.Version <= g.until)
 	featured := s.Features&g.needs == g.needs
 	accepted := featured && (inRange || g.anyVersion)
-	ignored := g.cmd == protocol.Cmd9x58 || g.cmd == protocol.Cmd9x59
+	ignored := g.cmd == protocol.Cmd9x58 || g.cmd == protocol.Cmd9x59 || g.cmd == protocol.CmdDelayProbe
+	require.Equal(t, ignored, g.cmd.Ignored())
 	if want := featured && inRange && !ignored; want != s.CanSend(g.cmd) {
 		t.Fatalf("CanSend(%s) is %v with %+v", g.name, !want, s)
 	}
 	for _, st := range []protocol.Stream{protocol.DataStream, protocol.MetaStream} {
-		for _, n := range g.good(s.Version, s.Features, s.PeerDigestSize) {
+		for _, n := range g.good(s.Version, s.Features, int64(s.PeerDigestSize)) {
 			h := protocol.Header{Command: g.cmd, Volume: 5, Length: uint32(n)}
 			err := s.CheckHeader(st, h)
 			switch {
@@ -275,7 +276,7 @@ func checkGate(t *testing.T, g gate, s *protocol.Session) {
 			}
 		}
 		if accepted && (st == protocol.DataStream && g.data || st == protocol.MetaStream && g.meta) {
-			for _, n := range g.bad(s.Version, s.Features, s.PeerDigestSize) {
+			for _, n := range g.bad(s.Version, s.Features, int64(s.PeerDigestSize)) {
 				err := s.CheckHeader(st, protocol.Header{Command: g.cmd, Length: uint32(n)})
 				require.ErrorIs(t, err, protocol.ErrLength, "%s of %d bytes with %+v", g.name, n, s)
 			}

@@ -3,7 +3,10 @@
 
 package protocol
 
-import "fmt"
+import (
+	"fmt"
+	"math"
+)
 
 // Session is what the meaning of bytes depends on: the result of the handshake
 // with one peer. The zero value is a connection on which nothing is agreed yet.
@@ -61,10 +64,11 @@ func (s *Session) CheckHeader(st Stream, h Header) error {
 }
 
 // CanSend reports whether a packet of command c may be sent in this session, as
-// far as version and features decide.
+// far as version and features decide. It is false for packets that a node only
+// drops: P_DELAY_PROBE, Cmd9x58, Cmd9x59.
 func (s *Session) CanSend(c Command) bool {
 	r := lookup(c)
-	return r != nil && s.negotiated(r, false) && c != Cmd9x58 && c != Cmd9x59
+	return r != nil && !r.ignored && s.negotiated(r, false)
 }
 
 // negotiated applies the version and feature gates of r.
@@ -98,7 +102,7 @@ func (s *Session) SyncParamCommand() Command {
 func (s *Session) PayloadOffset(h Header) int {
 	r := lookup(h.Command)
 	if r == nil || !r.bulk {
-		return int(h.Length)
+		return int(min(h.Length, math.MaxInt32))
 	}
 	b := r.bounds(s)
 	return int(min(b.body+b.digest, h.Length))
