@@ -96,35 +96,35 @@ var catalog = [slots]row{
 	CmdWSame:         {name: "P_WSAME", streams: onData, scope: volume, needs: FeatureWSame, bulk: true, vary: wsameBounds, fresh: freshData},
 	CmdRSDeallocated: {name: "P_RS_DEALLOCATED", streams: onData, scope: volume, needs: FeatureThinResync, size: bounds{body: 16}, fresh: freshBlockDescription},
 	CmdOutOfSync:     {name: "P_OUT_OF_SYNC", streams: onData, scope: volume, since: versionAhead, size: bounds{body: 16}, fresh: freshBlockDescription},
-	CmdBarrier:       {name: "P_BARRIER", streams: onData, size: bounds{body: 8}, fresh: func() Packet { return new(Barrier) }},
+	CmdBarrier:       {name: "P_BARRIER", streams: onData, size: bounds{body: 8}, fresh: freshBarrier},
 	CmdUnplugRemote:  {name: "P_UNPLUG_REMOTE", streams: onData, scope: volume, fresh: freshEmpty},
 
 	// Data stream: requests for blocks.
 	CmdDataRequest:   {name: "P_DATA_REQUEST", streams: onData, scope: volume, size: bounds{body: 24}, fresh: freshBlockRequest},
 	CmdRSDataRequest: {name: "P_RS_DATA_REQUEST", streams: onData, scope: volume, size: bounds{body: 24}, fresh: freshBlockRequest},
 	CmdRSThinReq:     {name: "P_RS_THIN_REQ", streams: onData, scope: volume, needs: FeatureThinResync, size: bounds{body: 24}, fresh: freshBlockRequest},
-	CmdCsumRSRequest: {name: "P_CSUM_RS_REQUEST", streams: onData, scope: volume, since: versionSyncParam89, size: bounds{body: 24, tailMin: 1, tailMax: MaxDigestBytes, step: 1}, fresh: freshBlockRequest},
+	CmdCsumRSRequest: {name: "P_CSUM_RS_REQUEST", streams: onData, scope: volume, since: versionSyncParam89, vary: digestBounds, fresh: freshBlockRequest},
 	CmdOVRequest:     {name: "P_OV_REQUEST", streams: onData, scope: volume, since: versionVerify, size: bounds{body: 24}, fresh: freshBlockRequest},
-	CmdOVReply:       {name: "P_OV_REPLY", streams: onData, scope: volume, since: versionVerify, size: bounds{body: 24, tailMin: 1, tailMax: MaxDigestBytes, step: 1}, fresh: freshBlockRequest},
+	CmdOVReply:       {name: "P_OV_REPLY", streams: onData, scope: volume, since: versionVerify, vary: digestBounds, fresh: freshBlockRequest},
 
 	// Data stream: authentication, parameters, state, bitmap.
-	CmdAuthChallenge:    {name: "P_AUTH_CHALLENGE", streams: onData, size: bounds{tailMax: MaxChallengeBytes, step: 1}, fresh: func() Packet { return new(AuthChallenge) }, fail: ErrChallenge},
-	CmdAuthResponse:     {name: "P_AUTH_RESPONSE", streams: onData, size: bounds{tailMax: MaxDigestBytes, step: 1}, fresh: func() Packet { return new(AuthResponse) }, fail: ErrResponseLength},
+	CmdAuthChallenge:    {name: "P_AUTH_CHALLENGE", streams: onData, size: bounds{tailMax: MaxChallengeBytes, step: 1}, fresh: freshAuthChallenge, fail: ErrChallenge},
+	CmdAuthResponse:     {name: "P_AUTH_RESPONSE", streams: onData, size: bounds{tailMax: MaxDigestBytes, step: 1}, fresh: freshAuthResponse, fail: ErrResponseLength},
 	CmdProtocol:         {name: "P_PROTOCOL", streams: onData, vary: protocolBounds, fresh: freshProtocol},
 	CmdProtocolUpdate:   {name: "P_PROTOCOL_UPDATE", streams: onData, since: versionH100, vary: protocolBounds, fresh: freshProtocol},
 	CmdSyncParam:        {name: "P_SYNC_PARAM", streams: onData, scope: volume, until: versionSyncParam89 - 1, lenient: true, vary: syncParamBounds, fresh: freshSyncParam},
 	CmdSyncParam89:      {name: "P_SYNC_PARAM89", streams: onData, scope: volume, since: versionSyncParam89, vary: syncParamBounds, fresh: freshSyncParam},
-	CmdSizes:            {name: "P_SIZES", streams: onData, scope: volume, vary: sizesBounds, fresh: func() Packet { return new(Sizes) }},
-	CmdUUIDs:            {name: "P_UUIDS", streams: onData, scope: volume, size: bounds{body: 48}, fresh: func() Packet { return new(UUIDs) }},
-	CmdState:            {name: "P_STATE", streams: onData, scope: volume, size: bounds{body: 4}, fresh: func() Packet { return new(State) }},
-	CmdSyncUUID:         {name: "P_SYNC_UUID", streams: onData, scope: volume, size: bounds{body: 8}, fresh: func() Packet { return new(SyncUUID) }},
+	CmdSizes:            {name: "P_SIZES", streams: onData, scope: volume, vary: sizesBounds, fresh: freshSizes},
+	CmdUUIDs:            {name: "P_UUIDS", streams: onData, scope: volume, size: bounds{body: 48}, fresh: freshUUIDs},
+	CmdState:            {name: "P_STATE", streams: onData, scope: volume, size: bounds{body: 4}, fresh: freshState},
+	CmdSyncUUID:         {name: "P_SYNC_UUID", streams: onData, scope: volume, size: bounds{body: 8}, fresh: freshSyncUUID},
 	CmdStateChgReq:      {name: "P_STATE_CHG_REQ", streams: onData, scope: volume, size: bounds{body: 8}, fresh: freshStateRequest},
 	CmdConnStChgReq:     {name: "P_CONN_ST_CHG_REQ", streams: onData, since: versionH100, size: bounds{body: 8}, fresh: freshStateRequest},
-	CmdBitmap:           {name: "P_BITMAP", streams: onData, scope: volume, vary: bitmapBounds, fresh: func() Packet { return new(Bitmap) }},
-	CmdCompressedBitmap: {name: "P_COMPRESSED_BITMAP", streams: onData, scope: volume, since: versionRLE, vary: compressedBounds, fresh: func() Packet { return new(CompressedBitmap) }},
+	CmdBitmap:           {name: "P_BITMAP", streams: onData, scope: volume, vary: bitmapBounds, fresh: freshBitmap},
+	CmdCompressedBitmap: {name: "P_COMPRESSED_BITMAP", streams: onData, scope: volume, since: versionRLE, vary: compressedBounds, fresh: freshCompressedBitmap},
 
 	// Either stream. Never sent here; read and ignored.
-	CmdDelayProbe: {name: "P_DELAY_PROBE", streams: onData | onMeta, scope: volume, ignored: true, since: versionDelayProbe, size: bounds{body: 8}, fresh: func() Packet { return new(DelayProbe) }},
+	CmdDelayProbe: {name: "P_DELAY_PROBE", streams: onData | onMeta, scope: volume, ignored: true, since: versionDelayProbe, size: bounds{body: 8}, fresh: freshDelayProbe},
 
 	// Meta stream.
 	CmdPing:           {name: "P_PING", streams: onMeta, fresh: freshEmpty},
@@ -140,7 +140,7 @@ var catalog = [slots]row{
 	CmdRSIsInSync:     {name: "P_RS_IS_IN_SYNC", streams: onMeta, scope: volume, since: versionSyncParam89, size: bounds{body: 24}, fresh: freshBlockAck},
 	CmdRSCancel:       {name: "P_RS_CANCEL", streams: onMeta, scope: volume, since: versionAhead, size: bounds{body: 24}, fresh: freshBlockAck},
 	CmdRetryWrite:     {name: "P_RETRY_WRITE", streams: onMeta, scope: volume, since: versionH100, size: bounds{body: 24}, fresh: freshBlockAck},
-	CmdBarrierAck:     {name: "P_BARRIER_ACK", streams: onMeta, size: bounds{body: 8}, fresh: func() Packet { return new(BarrierAck) }},
+	CmdBarrierAck:     {name: "P_BARRIER_ACK", streams: onMeta, size: bounds{body: 8}, fresh: freshBarrierAck},
 	CmdStateChgReply:  {name: "P_STATE_CHG_REPLY", streams: onMeta, scope: volume, size: bounds{body: 4}, fresh: freshStateReply},
 	CmdConnStChgReply: {name: "P_CONN_ST_CHG_REPLY", streams: onMeta, since: versionH100, size: bounds{body: 4}, fresh: freshStateReply},
 
@@ -151,19 +151,31 @@ var catalog = [slots]row{
 	// Before a version is agreed.
 	slotInitialMeta:        {name: "P_INITIAL_META", streams: onMeta, opening: true, fresh: freshEmpty},
 	slotInitialData:        {name: "P_INITIAL_DATA", streams: onData, opening: true, fresh: freshEmpty},
-	slotConnectionFeatures: {name: "P_CONNECTION_FEATURES", streams: onData, opening: true, size: bounds{body: connectionFeaturesBytes}, fresh: func() Packet { return new(ConnectionFeatures) }, fail: ErrIncompatible},
+	slotConnectionFeatures: {name: "P_CONNECTION_FEATURES", streams: onData, opening: true, size: bounds{body: connectionFeaturesBytes}, fresh: freshConnectionFeatures, fail: ErrIncompatible},
 }
 
-func freshData() Packet             { return new(Data) }
-func freshBlockRequest() Packet     { return new(BlockRequest) }
-func freshBlockDescription() Packet { return new(BlockDescription) }
-func freshBlockAck() Packet         { return new(BlockAck) }
-func freshProtocol() Packet         { return new(Protocol) }
-func freshSyncParam() Packet        { return new(SyncParam) }
-func freshStateRequest() Packet     { return new(StateRequest) }
-func freshStateReply() Packet       { return new(StateReply) }
-func freshEmpty() Packet            { return new(Empty) }
-func freshIgnored() Packet          { return new(Ignored) }
+func freshData() Packet               { return new(Data) }
+func freshBlockRequest() Packet       { return new(BlockRequest) }
+func freshBlockDescription() Packet   { return new(BlockDescription) }
+func freshBlockAck() Packet           { return new(BlockAck) }
+func freshProtocol() Packet           { return new(Protocol) }
+func freshSyncParam() Packet          { return new(SyncParam) }
+func freshStateRequest() Packet       { return new(StateRequest) }
+func freshStateReply() Packet         { return new(StateReply) }
+func freshEmpty() Packet              { return new(Empty) }
+func freshIgnored() Packet            { return new(Ignored) }
+func freshBarrier() Packet            { return new(Barrier) }
+func freshAuthChallenge() Packet      { return new(AuthChallenge) }
+func freshAuthResponse() Packet       { return new(AuthResponse) }
+func freshSizes() Packet              { return new(Sizes) }
+func freshUUIDs() Packet              { return new(UUIDs) }
+func freshState() Packet              { return new(State) }
+func freshSyncUUID() Packet           { return new(SyncUUID) }
+func freshBitmap() Packet             { return new(Bitmap) }
+func freshCompressedBitmap() Packet   { return new(CompressedBitmap) }
+func freshDelayProbe() Packet         { return new(DelayProbe) }
+func freshBarrierAck() Packet         { return new(BarrierAck) }
+func freshConnectionFeatures() Packet { return new(ConnectionFeatures) }
 
 // dataBounds: data is any number of sectors up to 1 MiB, in every version (spec:
 // wire 9.3). A packet without data is a bare flush and carries no digest.
@@ -175,6 +187,11 @@ func dataBounds(s *Session) bounds {
 
 func replyBounds(s *Session) bounds {
 	return bounds{body: 24, digest: s.digestBytes(), tailMin: SectorBytes, tailMax: MaxBlockBytes, step: SectorBytes}
+}
+
+// digestBounds: a request with the digest of some algorithm.
+func digestBounds(*Session) bounds {
+	return bounds{body: blockRequestBytes, tailMin: 1, tailMax: MaxDigestBytes, step: 1}
 }
 
 // wsameBounds: the data is one logical block of the peer's disk.

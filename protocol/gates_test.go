@@ -124,13 +124,20 @@ func digested(cmd protocol.Command, name string) gate {
 func between(cmd protocol.Command, name string, least, most int64) gate {
 	return onData(gate{
 		cmd: cmd, name: name,
-		good: func(protocol.Version, protocol.Features, int64) []int64 { return []int64{least, (least + most) / 2, most} },
-		bad:  func(protocol.Version, protocol.Features, int64) []int64 { return []int64{most + 1, 1 << 30} },
+		good: func(protocol.Version, protocol.Features, int64) []int64 {
+			return []int64{least, (least + most) / 2, most}
+		},
+		bad: func(protocol.Version, protocol.Features, int64) []int64 { return []int64{most + 1, 1 << 30} },
 	})
 }
 
 // gates lists every packet there is once a version is agreed.
 func gates() []gate {
+	return append(append(variedGates(), dataGates()...), metaGates()...)
+}
+
+// variedGates are the packets whose lengths depend on the session in a way of their own.
+func variedGates() []gate {
 	data := bulk(protocol.CmdData, "P_DATA", 24)
 	largerThanDigest := data.good
 	data.good = func(v protocol.Version, f protocol.Features, d int64) []int64 {
@@ -187,6 +194,11 @@ func gates() []gate {
 	probe.data, probe.meta = true, true
 	return []gate{
 		data, plain, compressed, sizes, syncParam, probe,
+	}
+}
+
+func dataGates() []gate {
+	return []gate{
 		bulk(protocol.CmdDataReply, "P_DATA_REPLY", 24),
 		bulk(protocol.CmdRSDataReply, "P_RS_DATA_REPLY", 24),
 		needs(4, bulk(protocol.CmdWSame, "P_WSAME", 28)),
@@ -214,7 +226,11 @@ func gates() []gate {
 		needs(2, onData(fixed(protocol.CmdRSDeallocated, "P_RS_DEALLOCATED", 16))),
 		onData(fixed(protocol.Cmd9x58, "P_ENABLE_REPLICATION_NEXT", 4)),
 		onData(fixed(protocol.Cmd9x59, "P_ENABLE_REPLICATION", 4)),
+	}
+}
 
+func metaGates() []gate {
+	return []gate{
 		whole(onMeta(fixed(protocol.CmdPing, "P_PING", 0))),
 		whole(onMeta(fixed(protocol.CmdPingAck, "P_PING_ACK", 0))),
 		onMeta(fixed(protocol.CmdRecvAck, "P_RECV_ACK", 24)),

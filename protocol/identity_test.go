@@ -157,6 +157,14 @@ func drawParameters(t *rapid.T, s *protocol.Session, p protocol.Packet) protocol
 				DiscardZeroes: rapid.Bool().Draw(t, "zeroes"), WriteSame: rapid.Bool().Draw(t, "wsame"),
 			}
 		}
+	default:
+		return drawBytes(t, s, p)
+	}
+	return p
+}
+
+func drawBytes(t *rapid.T, s *protocol.Session, p protocol.Packet) protocol.Packet {
+	switch p := p.(type) {
 	case *protocol.Bitmap:
 		n := 8 * rapid.IntRange(0, protocol.BitmapChunkBytes(s.Version)/8).Draw(t, "words")
 		if n > 0 { // nil ends a transfer
@@ -175,7 +183,8 @@ func drawParameters(t *rapid.T, s *protocol.Session, p protocol.Packet) protocol
 	case *protocol.ConnectionFeatures:
 		*p = protocol.ConnectionFeatures{
 			Min: protocol.Version(rapid.Uint16().Draw(t, "min")), Max: protocol.Version(rapid.Uint16().Draw(t, "max")),
-			Features: protocol.Features(u32("features")), SenderNode: u32("sender"), ReceiverNode: u32("receiver"),
+			Features:   protocol.Features(rapid.Uint32().Draw(t, "features")),
+			SenderNode: rapid.Uint32().Draw(t, "sender"), ReceiverNode: rapid.Uint32().Draw(t, "receiver"),
 		}
 	default:
 		t.Fatalf("no generator for %T", p)
