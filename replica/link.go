@@ -19,8 +19,12 @@ import (
 )
 
 // lingerTimeout bounds the orderly end of a connection: sending what is queued,
-// and reading until the peer has closed too.
-const lingerTimeout = 2 * time.Second
+// and reading until the peer has closed too. patience is the part of it in which
+// the peer, which wanted to leave, may close first.
+const (
+	lingerTimeout = 2 * time.Second
+	patience      = 500 * time.Millisecond
+)
 
 // Pauses between attempts after a transport that fails at once.
 const (
@@ -47,6 +51,7 @@ type link struct {
 	streams  [2]*stream
 	closing  bool
 	graceful bool
+	patient  bool // let the peer close first
 	users    int // Outs of the link that are being sent
 
 	closed    chan struct{} // closed when closing is set
@@ -76,6 +81,9 @@ func (r *Resource) netAction(a core.NetAction) {
 		l.metaAsked = true
 		close(l.readMeta)
 	case a.Kind == core.NetClose:
+		// Who answers a wish to disconnect leaves last: the answer is on the meta
+		// stream, and the end of the data stream must not overtake it.
+		l.patient = r.core.Snapshot().Peers[a.Peer].Conn == protocol.TearDown
 		l.shut(a.Graceful)
 	}
 }
@@ -190,10 +198,10 @@ func (l *link) serve(pair *transport.Pair) {
 	senders.Go(meta.run)
 	<-l.closed
 	r.mu.Lock()
-	graceful := l.graceful
+	graceful, patient := l.graceful, l.patient
 	r.mu.Unlock()
 	if graceful {
-		l.hangUp(pair, &readers, &senders)
+		hangUp(pair, patient, &readers, &senders)
 	}
 	pair.Close()
 	readers.Wait()
@@ -212,17 +220,22 @@ func (l *link) serve(pair *transport.Pair) {
 // everything queued goes out, then a FIN, and what the peer sends is read and
 // dropped until it has closed too. Closing a socket with unread input would send
 // a RST, which destroys what the peer has not yet read (spec: behaviour 4.5).
-func (l *link) hangUp(pair *transport.Pair, readers, senders *sync.WaitGroup) {
+func hangUp(pair *transport.Pair, patient bool, readers, senders *sync.WaitGroup) {
 	cut := time.AfterFunc(lingerTimeout, func() { pair.Close() })
 	defer cut.Stop()
-	for _, c := range []net.Conn{pair.Data, pair.Meta} {
+	conns := []net.Conn{pair.Data, pair.Meta}
+	for _, c := range conns {
 		c.SetReadDeadline(time.Now()) // the readers let go
 	}
 	senders.Wait()
 	readers.Wait()
 	var wg sync.WaitGroup
-	for _, c := range []net.Conn{pair.Data, pair.Meta} {
+	for _, c := range conns {
 		wg.Go(func() {
+			if patient {
+				c.SetReadDeadline(time.Now().Add(patience))
+				io.Copy(io.Discard, c)
+			}
 			if cw, ok := c.(interface{ CloseWrite() error }); ok {
 				cw.CloseWrite()
 			}
