@@ -95,9 +95,13 @@ func TestInitial(t *testing.T) {
 
 func TestProtocolCompatible(t *testing.T) {
 	s := &protocol.Session{Version: 101}
-	own := protocol.Protocol{Replication: protocol.C, AfterSB0: protocol.PolicyDiscardLocal, IntegrityAlg: "crc32c"}
+	own := protocol.Protocol{
+		Replication: protocol.C, IntegrityAlg: "crc32c", AfterSB0: protocol.PolicyDiscardLocal,
+		AfterSB1: protocol.PolicyDiscardRemote, AfterSB2: protocol.PolicyDiscardLocal,
+	}
 	fitting := own
-	fitting.AfterSB0 = protocol.PolicyDiscardRemote
+	fitting.AfterSB0, fitting.AfterSB1 = protocol.PolicyDiscardRemote, protocol.PolicyDiscardLocal
+	fitting.AfterSB2 = protocol.PolicyDiscardRemote
 	require.NoError(t, own.Compatible(fitting, s))
 	require.NoError(t, fitting.Compatible(own, s))
 	for option, change := range map[string]func(p *protocol.Protocol){
