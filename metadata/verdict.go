@@ -115,6 +115,15 @@ type Side struct {
 
 func (s Side) crashed() bool { return s.CrashedPrimary || s.Flags&FlagCrashedPrimary != 0 }
 
+// String returns the side as the kernel logs it (spec: behaviour 9.7).
+func (s Side) String() string {
+	flags := s.Flags
+	if s.CrashedPrimary {
+		flags |= FlagCrashedPrimary
+	}
+	return fmt.Sprintf("%s bits:%d flags:%X", s.IDs, s.BitmapBits, uint64(flags))
+}
+
 // CompareInput is everything a comparison depends on. Exactly one of the two nodes
 // must have Resolver set.
 type CompareInput struct {

@@ -137,8 +137,8 @@ type Decision struct {
 func Decide(in DecideInput) Decision {
 	d := Decision{Verdict: Compare(in.CompareInput), in: in}
 	d.Outcome = d.Verdict.Outcome
-	d.logf("self %s bits:%d flags:%X", in.Own.IDs, in.Own.BitmapBits, uint64(in.Own.Flags))
-	d.logf("peer %s bits:%d flags:%X", in.Peer.IDs, in.Peer.BitmapBits, uint64(in.Peer.Flags))
+	d.logf("self %s", in.Own)
+	d.logf("peer %s", in.Peer)
 	d.logf("%s", d.Verdict.LogLine())
 	d.act(d.settle())
 	return d

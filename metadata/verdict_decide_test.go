@@ -170,7 +170,7 @@ func TestDecide(t *testing.T) {
 
 func TestDecideLogs(t *testing.T) {
 	in := atOdds()
-	in.Own.Flags = FlagCrashedPrimary | FlagSkipInitialSync
+	in.Own.CrashedPrimary, in.Own.Flags = true, FlagSkipInitialSync
 	require.Equal(t, []string{
 		"self 00000000000000A0:00000000000000B1:0000000000000000:0000000000000000 bits:3 flags:A",
 		"peer 00000000000000C0:00000000000000B0:0000000000000000:0000000000000000 bits:5 flags:0",
