@@ -201,7 +201,7 @@ func FuzzHeader(f *testing.F) {
 
 // FuzzStream reads a stream as a node does, packet after packet.
 func FuzzStream(f *testing.F) {
-	for _, path := range captures(f)[:4] {
+	for _, path := range captures(f)[1:4] {
 		for _, c := range readCapture(f, path+".pcap.gz") {
 			b := c.sent[c.accepter]
 			if len(b) > 80 {
