@@ -25,6 +25,7 @@ type Core struct {
 	after    []transition
 	settling bool
 
+	changes   uint64 // state changes so far
 	promoting *promotion
 	waiting   []waiter // commands that wait for a condition, looked at after every event
 

@@ -220,10 +220,7 @@ func (p *peer) receiveMeta(h protocol.Header, body []byte) error {
 	s := &p.session
 	switch h.Command {
 	case protocol.CmdPing:
-		for _, pd := range p.pds {
-			pd.feed = pd.feed.PingReceived(pd.oosBlocks())
-		}
-		send(p, protocol.MetaStream, protocol.CmdPingAck, 0, protocol.Empty{})
+		p.answerPing()
 		return nil
 	case protocol.CmdPingAck:
 		p.pingAck()

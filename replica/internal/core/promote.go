@@ -39,6 +39,9 @@ func (c *Core) Promote(cmd *Command, force bool) {
 // promoteNext goes on with the next volume.
 func (c *Core) promoteNext() {
 	p := c.promoting
+	if p == nil {
+		return // given up in the meantime
+	}
 	for p.next < len(c.vols) && c.vols[p.next].role == protocol.Primary {
 		p.next++
 	}
@@ -55,8 +58,7 @@ func (c *Core) promoteNext() {
 	code := c.allowed(pd, func(s *protocol.State) { *s = req.Apply(*s) })
 	switch {
 	case code == protocol.CodeInTransientState:
-		state, phase := pd.state(), pd.p.phase
-		c.when(func() bool { return pd.state() != state || pd.p.phase != phase || p.cmd.finished }, c.promoteNext)
+		c.promoteLater()
 	case code == protocol.CodeNoUpToDateDisk && p.force && !p.forced[p.next] &&
 		v.disk >= protocol.Inconsistent && v.disk < protocol.UpToDate && v.disk != protocol.DUnknown:
 		p.forced[p.next] = true
@@ -69,13 +71,10 @@ func (c *Core) promoteNext() {
 	case pd.conn >= protocol.Connected && pd.p.phase == phaseUp:
 		pd.cluster(req, func(code protocol.Code) {
 			switch {
-			case code == protocol.CodeKeepWaiting || code == protocol.CodeInTransientState:
-				state, phase := pd.state(), pd.p.phase
-				if code == protocol.CodeKeepWaiting {
-					c.when(func() bool { return true }, c.promoteNext) // the connection is gone: ask the rules again
-					return
-				}
-				c.when(func() bool { return pd.state() != state || pd.p.phase != phase || p.cmd.finished }, c.promoteNext)
+			case code == protocol.CodeKeepWaiting: // the connection is gone: ask the rules again
+				c.when(func() bool { return true }, c.promoteNext)
+			case code == protocol.CodeInTransientState:
+				c.promoteLater()
 			case !code.Success():
 				c.promoteFailed(refused("promote", code, true))
 			default:
@@ -88,6 +87,12 @@ func (c *Core) promoteNext() {
 		p.done[p.next] = true
 		c.promoteNext()
 	}
+}
+
+// promoteLater asks again after the next state change (spec: behaviour 2.3).
+func (c *Core) promoteLater() {
+	changes := c.changes
+	c.when(func() bool { return c.changes != changes }, c.promoteNext)
 }
 
 // promoteFailed takes back what was reached.

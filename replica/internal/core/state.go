@@ -136,6 +136,7 @@ func (c *Core) commit(pd *peerDevice, old, s protocol.State) {
 		pd.p.closeEpoch() // one epoch never mixes mirrored and unmirrored writes
 	}
 	pd.store(s)
+	c.changes++
 	pd.v.logf(LogInfo, "%s", diff(old, s))
 	c.event(Event{Kind: EventState, Volume: pd.v.idx, Peer: pd.p.idx, Old: old, New: s})
 	pd.v.updateFlags()

@@ -1,0 +1,238 @@
+// Copyright The blockmirror Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package sim
+
+import (
+	"errors"
+	"io"
+	"time"
+
+	"github.com/go-blockmirror/blockmirror/protocol"
+	"github.com/go-blockmirror/blockmirror/replica/internal/core"
+)
+
+// network joins two nodes by pairs of streams.
+type network struct {
+	c     *Cluster
+	down  bool
+	wants [2]uint64 // gen of the node that looks for the peer, 0 if none
+	pair  *pair
+}
+
+// pair is one connection: four byte streams, two in each direction.
+type pair struct {
+	net    *network
+	gen    [2]uint64
+	ends   [2][2]*stream // [sender][stream]
+	up     [2]bool // the end was told that the pair exists
+	deaf   [2]bool // the end closes: what still arrives is discarded
+	closed [2]bool
+	sever  bool
+}
+
+// stream carries bytes one way, in order, with delay. cut drops what is under way
+// from some byte on.
+type stream struct {
+	p        *pair
+	from     int
+	kind     protocol.Stream
+	buf      []byte // arrived and not yet consumed by the receiver
+	lastAt   time.Duration
+	busy     bool
+	eof      bool
+	finished bool
+	spare    *core.Out
+}
+
+var errCut = errors.New("sim: the link is cut")
+
+// tryConnect forms a pair when both nodes look for each other.
+func (n *network) tryConnect() {
+	if n.down || n.pair != nil || n.wants[0] == 0 || n.wants[1] == 0 {
+		return
+	}
+	p := &pair{net: n, gen: n.wants}
+	for from := range 2 {
+		for st := range 2 {
+			p.ends[from][st] = &stream{p: p, from: from, kind: protocol.Stream(st), spare: &core.Out{}}
+		}
+	}
+	n.pair = p
+	n.wants = [2]uint64{}
+	accepts := n.c.rng.IntN(2)
+	for i := range 2 {
+		n.c.after(n.c.delay(), func() {
+			nd := n.c.Nodes[i]
+			if nd.core == nil || n.pair != p || p.closed[i] {
+				return
+			}
+			p.up[i] = true
+			nd.event(func() { nd.core.Connected(0, p.gen[i], i == accepts) })
+			for _, s := range p.ends[1-i] {
+				n.c.after(0, s.deliver)
+			}
+		})
+	}
+}
+
+// cutNow breaks the pair without protocol: both ends notice, each in its time.
+func (n *network) cutNow(why error) {
+	p := n.pair
+	if p == nil || p.sever {
+		return
+	}
+	p.sever = true
+	for i := range 2 {
+		n.c.after(n.c.delay(), func() { p.lost(i, protocol.Stream(n.c.rng.IntN(2)), why) })
+	}
+}
+
+// lost tells one end that its pair is broken.
+func (p *pair) lost(i int, st protocol.Stream, why error) {
+	nd := p.net.c.Nodes[i]
+	if p.closed[i] || nd.core == nil || nd.gen != p.gen[i] {
+		return
+	}
+	nd.event(func() { nd.core.Lost(0, p.gen[i], st, why, false) })
+}
+
+// pump takes what a node has to send and puts it on the way.
+func (p *pair) pump(from int) {
+	nd := p.net.c.Nodes[from]
+	if nd.core == nil || p.closed[from] || nd.gen != p.gen[from] {
+		return
+	}
+	for _, s := range p.ends[from] {
+		s.pump(nd)
+	}
+}
+
+func (s *stream) pump(nd *Node) {
+	c := s.p.net.c
+	if s.busy || s.finished {
+		return
+	}
+	o := nd.core.TakeOut(0, s.kind, s.spare)
+	if o == nil {
+		return
+	}
+	s.busy, s.spare = true, nil
+	var data []byte
+	for _, b := range o.Buffers(nil) {
+		data = append(data, b...)
+	}
+	gen := s.p.gen[s.from]
+	c.after(c.delay(), func() { // the writer gets its buffer back
+		s.busy, s.spare = false, o
+		if nd.core == nil || nd.gen != gen {
+			return
+		}
+		nd.event(func() { nd.core.OutDone(0, o) })
+		s.p.afterSend(s.from)
+	})
+	// It arrives in order, at some time, perhaps in two pieces.
+	if k := c.rng.IntN(len(data) + 1); c.rng.IntN(4) == 0 {
+		s.arrive(data[:k])
+		s.arrive(data[k:])
+		return
+	}
+	s.arrive(data)
+}
+
+func (s *stream) arrive(data []byte) {
+	c := s.p.net.c
+	s.lastAt = max(s.lastAt, c.now+c.delay())
+	c.after(s.lastAt-c.now, func() {
+		if s.p.sever && !s.p.closed[s.from] {
+			return // cut: what was under way is gone
+		}
+		s.buf = append(s.buf, data...)
+		s.deliver()
+	})
+}
+
+// deliver hands complete packets to the receiver.
+func (s *stream) deliver() {
+	to := 1 - s.from
+	nd := s.p.net.c.Nodes[to]
+	for {
+		if nd.core == nil || nd.gen != s.p.gen[to] || s.p.closed[to] || s.p.deaf[to] || !s.p.up[to] {
+			return
+		}
+		sess := nd.core.Session(0)
+		if s.kind == protocol.MetaStream && !nd.readMeta {
+			return
+		}
+		hs := protocol.HeaderSize(sess.Version)
+		if len(s.buf) < hs {
+			break
+		}
+		h, err := protocol.DecodeHeader(s.buf[:hs], sess.Version)
+		if err == nil {
+			err = sess.CheckHeader(s.kind, h)
+		}
+		if err != nil {
+			s.p.net.c.failf("node %d: bad packet on %v: %v", to, s.kind, err)
+			return
+		}
+		if len(s.buf) < hs+int(h.Length) {
+			break
+		}
+		body := s.buf[hs : hs+int(h.Length)]
+		front := sess.PayloadOffset(h)
+		var payload *core.Buffer
+		if front < len(body) {
+			payload = &core.Buffer{Data: append([]byte(nil), body[front:]...)}
+		}
+		head := append([]byte(nil), body[:front]...)
+		s.buf = s.buf[hs+int(h.Length):]
+		s.p.net.c.tracef("%d<%d %v %v v%d len %d", to, s.from, s.kind, h.Command, h.Volume, h.Length)
+		nd.event(func() { nd.core.Receive(0, s.p.gen[to], s.kind, h, head, payload) })
+	}
+	if s.eof {
+		s.p.lost(to, s.kind, io.EOF)
+	}
+}
+
+// closeEnd closes one end of the pair; the other reads what was sent, then EOF.
+func (p *pair) closeEnd(i int, graceful bool) {
+	c := p.net.c
+	if p.closed[i] {
+		return
+	}
+	nd := c.Nodes[i]
+	if graceful && nd.core != nil {
+		p.pump(i)
+	}
+	for _, s := range p.ends[i] {
+		if s.busy && nd.core != nil { // wait until the writer has its buffer back
+			c.after(time.Millisecond, func() { p.closeEnd(i, graceful) })
+			return
+		}
+	}
+	p.closed[i] = true
+	for _, s := range p.ends[i] {
+		s.finished = true
+		s.lastAt = max(s.lastAt, c.now+c.delay())
+		c.after(s.lastAt-c.now, func() {
+			if !p.sever {
+				s.eof = true
+				s.deliver()
+			}
+		})
+	}
+	if p.closed[0] && p.closed[1] && p.net.pair == p {
+		p.net.pair = nil
+		c.after(c.delay(), p.net.tryConnect)
+	}
+	if nd.core != nil && nd.gen == p.gen[i] {
+		c.after(c.delay(), func() {
+			if nd.core != nil && nd.gen == p.gen[i] {
+				nd.event(func() { nd.core.Closed(0, p.gen[i]) })
+			}
+		})
+	}
+}
+
+func (p *pair) afterSend(from int) { p.pump(from) }

@@ -1,0 +1,62 @@
+// Copyright The blockmirror Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package sim
+
+import (
+	"flag"
+	"testing"
+)
+
+var (
+	seedFlag  = flag.Uint64("seed", 0, "play only this seed, and print its trace")
+	seedsFlag = flag.Int("seeds", 0, "number of random runs")
+)
+
+func randomOptions(seed uint64) Options {
+	o := testOptions()
+	o.DiskBytes = 1 << 20
+	o.Trace = false
+	o.Volume.ALExtents = 67
+	o.Volumes = 1
+	if seed%4 == 3 {
+		o.Volumes = 2
+	}
+	return o
+}
+
+// TestRandom plays random kills, cuts and reconnects under random writes: at the end
+// the disks are equal and hold every acknowledged write.
+func TestRandom(t *testing.T) {
+	if *seedFlag != 0 {
+		o := randomOptions(*seedFlag)
+		o.Trace = true
+		r := NewRandom(*seedFlag, o)
+		err := r.Play(120)
+		t.Logf("%s", r.Trace())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	n := *seedsFlag
+	if n == 0 {
+		n = 1000
+		if testing.Short() {
+			n = 100
+		}
+	}
+	faults := map[string]int{}
+	writes := 0
+	for seed := uint64(1); seed <= uint64(n); seed++ {
+		r := NewRandom(seed, randomOptions(seed))
+		if err := r.Play(120); err != nil {
+			t.Fatalf("%v\nreplay: go test ./replica/internal/sim -run TestRandom -seed %d", err, seed)
+		}
+		for k, v := range r.Faults {
+			faults[k] += v
+		}
+		writes += r.Writes
+	}
+	t.Logf("%d runs, %d writes, faults %v", n, writes, faults)
+}
