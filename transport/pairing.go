@@ -203,7 +203,7 @@ func (p *pairing) dialled(c net.Conn, err error) {
 	p.dialing = false
 	if err != nil {
 		p.last = err
-		p.log.Debug("dial failed", "err", err)
+		p.note("dial failed", err)
 		p.dialIn(p.cfg.jittered(p.cfg.ConnectInterval))
 		return
 	}
@@ -231,6 +231,17 @@ func (p *pairing) dialled(c net.Conn, err error) {
 	p.changed()
 	// The peer is expected to dial the other stream. If it cannot, we do.
 	p.dialIn(p.cfg.SocketCheckTimeout + p.cfg.upTo(p.cfg.SocketCheckTimeout))
+}
+
+// note logs a failure: as a warning if somebody must do something about it.
+func (p *pairing) note(what string, err error) {
+	level := slog.LevelDebug
+	for _, e := range []error{ErrPeerIdentity, ErrCertificateRefused, ErrUnknownResource, ErrPreface} {
+		if errors.Is(err, e) {
+			level = slog.LevelWarn
+		}
+	}
+	p.log.Log(p.ctx, level, what, "err", err)
 }
 
 // sendInitial sends the first packet of a stream that was dialled.
@@ -288,7 +299,7 @@ func (p *pairing) died() {
 // step, and a peer that refuses us is not bothered much.
 func (p *pairing) pause() {
 	p.deaths++
-	limit := p.cfg.SocketCheckTimeout << min(p.deaths, 20)
+	limit := p.cfg.SocketCheckTimeout << min(p.deaths/2, 20)
 	if limit <= 0 || limit > p.cfg.ConnectInterval {
 		limit = p.cfg.ConnectInterval
 	}
@@ -299,10 +310,11 @@ func (p *pairing) pause() {
 func (p *pairing) reap() {
 	for _, slot := range []**half{&p.data, &p.meta} {
 		if h := *slot; h != nil && h.isDead() {
-			if !errors.Is(h.err, io.EOF) || p.last == nil {
-				p.last = fmt.Errorf("the peer closed a connection: %w", explainTLS(h.err))
+			err := fmt.Errorf("the peer closed a connection: %w", explainTLS(h.err))
+			if !errors.Is(err, io.EOF) || p.last == nil {
+				p.last = err
 			}
-			p.log.Debug("the peer closed a connection", "own", h.own, "err", h.err)
+			p.note("connection lost before the pair was complete", err)
 			p.drop(slot)
 			p.changed()
 		}
@@ -356,35 +368,38 @@ func (p *pairing) complete() *Pair {
 // accept takes the peer's connections until the listener is closed.
 func (p *pairing) accept(ln net.Listener) {
 	defer p.tasks.Done()
+	acceptLoop(p.ctx, ln, &p.pending, p.log, func(c net.Conn) {
+		p.tasks.Add(1)
+		go p.first(c)
+	})
+	p.report(event{kind: evNoListen, err: ErrClosed}) // unheard if run has ended
+}
+
+// acceptLoop notes every connection of ln as pending and hands it to use, until ln
+// is closed.
+func acceptLoop(ctx context.Context, ln net.Listener, pending *pendingConns, log *slog.Logger, use func(net.Conn)) {
 	for pauses := 0; ; {
 		c, err := ln.Accept()
 		switch {
-		case p.ctx.Err() != nil:
-			if err == nil {
-				c.Close()
-			}
-			return
-		case errors.Is(err, net.ErrClosed):
-			p.report(event{kind: evNoListen, err: ErrClosed})
+		case errors.Is(err, net.ErrClosed) || err != nil && ctx.Err() != nil:
 			return
 		case err != nil:
 			// Out of descriptors, as a rule. Others may free some.
-			p.log.Warn("cannot accept connections", "err", err)
+			log.Warn("cannot accept connections", "err", err)
 			pauses++
-			if !sleep(p.ctx, min(time.Second, 5*time.Millisecond<<min(pauses, 10))) {
+			if !sleep(ctx, min(time.Second, 5*time.Millisecond<<min(pauses, 10))) {
 				return
 			}
 			continue
 		}
 		pauses = 0
-		ok, evicted := p.pending.add(c)
+		ok, evicted := pending.add(c)
 		if evicted != nil {
-			p.log.Warn("too many connections without a first packet, the oldest was dropped",
+			log.Warn("too many connections that do not say what they are, the oldest was dropped",
 				"from", evicted.RemoteAddr().String())
 		}
 		if ok {
-			p.tasks.Add(1)
-			go p.first(c)
+			use(c)
 		}
 	}
 }

@@ -64,6 +64,7 @@ func NewTCP(cfg TCPConfig) (*TCP, error) {
 
 // tcpStreams is the Streams of plain TCP.
 type tcpStreams struct {
+	network        string // "tcp", "tcp4", "tcp6"
 	local, remote  string
 	sndBuf, rcvBuf int
 	allow          func(netip.Addr) bool
@@ -82,7 +83,8 @@ func newTCPStreams(cfg *TCPConfig) (*tcpStreams, error) {
 		log = slog.New(slog.DiscardHandler)
 	}
 	return &tcpStreams{
-		local: cfg.Local, remote: cfg.Remote,
+		network: "tcp",
+		local:   cfg.Local, remote: cfg.Remote,
 		sndBuf: cfg.SndBuf, rcvBuf: cfg.RcvBuf,
 		allow: cfg.AllowRemote, log: log,
 	}, nil
@@ -122,7 +124,7 @@ func (s *tcpStreams) Dial(ctx context.Context) (net.Conn, error) {
 	if ip, err := netip.ParseAddr(host); err == nil && !ip.IsUnspecified() {
 		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip, 0))
 	}
-	c, err := d.DialContext(ctx, "tcp", s.remote)
+	c, err := d.DialContext(ctx, s.network, s.remote)
 	if err != nil {
 		return nil, err
 	}
@@ -138,7 +140,7 @@ func (s *tcpStreams) Listen(ctx context.Context) (net.Listener, error) {
 	// The net package sets SO_REUSEADDR on Unix, so that connections of an earlier
 	// pair that linger do not keep the port.
 	lc := net.ListenConfig{KeepAlive: -1}
-	ln, err := lc.Listen(ctx, "tcp", s.local)
+	ln, err := lc.Listen(ctx, s.network, s.local)
 	if err != nil {
 		return nil, err
 	}

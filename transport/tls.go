@@ -85,6 +85,12 @@ func (c TLSConfig) base() (*tls.Config, error) {
 func clientTLS(base *tls.Config, peer string) *tls.Config {
 	c := base.Clone()
 	c.ServerName = peer
+	if c.GetClientCertificate == nil {
+		// Show it even to a peer that would not accept it: its log then says why,
+		// instead of "no certificate".
+		own := &c.Certificates[0]
+		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return own, nil }
+	}
 	c.VerifyConnection = chain(c.VerifyConnection, verifyProtocol)
 	return c
 }

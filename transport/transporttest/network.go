@@ -11,6 +11,7 @@ import (
 	"net"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/go-blockmirror/blockmirror/transport"
 )
@@ -224,8 +225,42 @@ func (l *link) forget(c *Conn) {
 }
 
 // dial opens a connection as TCP would: refused if nobody listens, waiting while the
-// link is down.
+// link is down, and one round trip long.
 func (n *Network) dial(ctx context.Context, from, to string) (net.Conn, error) {
+	there, back := n.Path(from, to).getDelay(), n.Path(to, from).getDelay()
+	if err := sleep(ctx, there); err != nil {
+		return nil, err
+	}
+	near, err := n.knock(ctx, from, to)
+	if e := sleep(ctx, back); e != nil {
+		if near != nil {
+			near.Close()
+		}
+		return nil, e
+	}
+	if err != nil {
+		return nil, err
+	}
+	return near, nil
+}
+
+// sleep waits for d or until ctx ends.
+func sleep(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return nil
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// knock puts a connection into the backlog of the node that is dialled.
+func (n *Network) knock(ctx context.Context, from, to string) (*Conn, error) {
 	for {
 		n.mu.Lock()
 		changed := n.changed

@@ -74,6 +74,12 @@ func (p *Path) Bytes() int64 {
 	return p.bytes
 }
 
+func (p *Path) getDelay() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.delay
+}
+
 func (p *Path) isStalled() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
