@@ -20,7 +20,7 @@ func (p *simPair) judge(d [2]Decision) error {
 	}
 	a, b := &p.node[0], &p.node[1]
 	v := d[0].Verdict.Outcome
-	apart := !a.past.has(b.past) && !b.past.has(a.past)
+	apart := !a.past.has(&b.past) && !b.past.has(&a.past)
 	good := a.disk > DiskInconsistent && b.disk > DiskInconsistent
 	refused := d[0].Refusal != NotRefused || d[1].Refusal != NotRefused
 	switch {
@@ -35,7 +35,7 @@ func (p *simPair) judge(d [2]Decision) error {
 	case refused:
 		return nil
 	case d[0].Action == ActConnected:
-		if good && len(a.past) != len(b.past) {
+		if good && a.past != b.past {
 			return fmt.Errorf("not the same, and no sync: %v", d[0].Sentence())
 		}
 		if good && a.data != b.data && a.count()+b.count() == 0 {
@@ -47,7 +47,7 @@ func (p *simPair) judge(d [2]Decision) error {
 	if d[1].Action == ActBecomeSource {
 		source, target = b, a
 	}
-	if good && !source.past.has(target.past) && d[0].DecidedBy != ByDiscardMyData {
+	if good && !source.past.has(&target.past) && d[0].DecidedBy != ByDiscardMyData {
 		return fmt.Errorf("the source lacks what the target has: %v", d[0].Sentence())
 	}
 	for i := range simBlocks {
@@ -76,8 +76,9 @@ func simScript(rnd *rand.Rand, length int) []step {
 	return script
 }
 
-func playScript(seed uint64, script []step, seen map[string]int) (*simPair, error) {
+func playScript(seed uint64, script []step, seen map[string]int, trace bool) (*simPair, error) {
 	p := newSimPair(seed, seen)
+	p.trace = trace
 	for _, s := range script {
 		if err := p.run(s); err != nil {
 			return p, err
@@ -92,7 +93,7 @@ func shrinkScript(seed uint64, script []step) []step {
 		shorter := false
 		for at := 0; at+chunk <= len(script); {
 			try := append(append([]step{}, script[:at]...), script[at+chunk:]...)
-			if _, err := playScript(seed, try, map[string]int{}); err != nil {
+			if _, err := playScript(seed, try, map[string]int{}, false); err != nil {
 				script, shorter = try, true
 			} else {
 				at += chunk
@@ -107,7 +108,7 @@ func shrinkScript(seed uint64, script []step) []step {
 
 // BLOCKMIRROR_GI_SEED=N replays one history, BLOCKMIRROR_GI_RUNS=N plays more.
 func TestHistories(t *testing.T) {
-	first, runs := uint64(1), uint64(3000)
+	first, runs := uint64(1), uint64(6000)
 	if testing.Short() {
 		runs = 500
 	}
@@ -121,16 +122,16 @@ func TestHistories(t *testing.T) {
 	seen := map[string]int{}
 	for seed := first; seed < first+runs; seed++ {
 		script := simScript(rand.New(rand.NewPCG(seed, 1)), 150)
-		if _, err := playScript(seed, script, seen); err != nil {
+		if _, err := playScript(seed, script, seen, false); err != nil {
 			script = shrinkScript(seed, script)
-			p, err := playScript(seed, script, map[string]int{})
+			p, err := playScript(seed, script, map[string]int{}, true)
 			t.Fatalf("seed %d: %v\n%s\nreplay: BLOCKMIRROR_GI_SEED=%d go test -run TestHistories ./metadata",
 				seed, err, strings.Join(p.log, "\n"), seed)
 		}
 	}
 	t.Log(seen)
 	for _, what := range []string{
-		"resyncs", "birth 1", "birth 2", "rule 10", "rule 20", "rule 30", "rule 34", "rule 35", "rule 36", "rule 37", "rule 40",
+		"resyncs", "birth new", "birth beside", "rule 10", "rule 20", "rule 30", "rule 34", "rule 35", "rule 36", "rule 37", "rule 40",
 		"rule 50", "rule 51", "rule 60", "rule 70", "rule 71", "rule 80", "rule 90", "rule 100",
 	} {
 		if seen[what] == 0 && runs > 1 && !testing.Short() {

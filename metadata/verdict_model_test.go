@@ -6,6 +6,7 @@ package metadata
 import (
 	"fmt"
 	"math/rand/v2"
+	"strconv"
 )
 
 // Two simulated nodes live through random events and keep their identifiers by this
@@ -20,23 +21,18 @@ import (
 
 const simBlocks = 4
 
-type lineage map[int]bool
+// lineage is a set of tokens, each for something that happened.
+type lineage [16]uint64
 
-func (l lineage) has(o lineage) bool {
-	for token := range o {
-		if !l[token] {
+func (l *lineage) add(token int) { l[token/64] |= 1 << (token % 64) }
+
+func (l *lineage) has(o *lineage) bool {
+	for i := range l {
+		if o[i]&^l[i] != 0 {
 			return false
 		}
 	}
 	return true
-}
-
-func (l lineage) copy() lineage {
-	c := lineage{}
-	for token := range l {
-		c[token] = true
-	}
-	return c
 }
 
 type simNode struct {
@@ -82,6 +78,7 @@ type simPair struct {
 	twoPrimaries bool
 	tokens       int
 	rnd          *rand.Rand // identifiers
+	trace        bool
 	log          []string
 	seen         map[string]int // what came up, over all runs
 }
@@ -90,7 +87,7 @@ func newSimPair(seed uint64, seen map[string]int) *simPair {
 	p := &simPair{rnd: rand.New(rand.NewPCG(seed, 7)), seen: seen, twoPrimaries: seed%3 == 0}
 	for i := range p.node {
 		n := &p.node[i]
-		n.up, n.ids, n.disk, n.past = true, JustCreated(), DiskInconsistent, lineage{}
+		n.up, n.ids, n.disk = true, JustCreated(), DiskInconsistent
 		for b := range n.bits {
 			n.bits[b], n.data[b] = true, -1-i // different garbage
 		}
@@ -137,7 +134,9 @@ func (p *simPair) run(s step) error {
 	if err := e.do(p, s.node, s.arg); err != nil {
 		return fmt.Errorf("%s n%d: %w", e.name, s.node, err)
 	}
-	p.logf("%-17s n%d %d | %s | %s | phase %d", e.name, s.node, s.arg, p.node[0].String(), p.node[1].String(), p.phase)
+	if p.trace {
+		p.logf("%-17s n%d %d | %s | %s | phase %d", e.name, s.node, s.arg, p.node[0].String(), p.node[1].String(), p.phase)
+	}
 	return p.check()
 }
 
@@ -146,7 +145,7 @@ func (n *simNode) String() string {
 	if !n.up {
 		role = "off"
 	}
-	return fmt.Sprintf("%s %s %-12v bits %d past %d", n.ids, role, n.disk, n.count(), len(n.past))
+	return fmt.Sprintf("%s %s %-12v bits %d", n.ids, role, n.disk, n.count())
 }
 
 // check holds between events: equal identity and no bits mean equal data.
@@ -169,8 +168,8 @@ func (p *simPair) begin(i int, b Birth) {
 	}
 	n := &p.node[i]
 	n.ids, n.feed = n.ids.Begin(b, p.random(), n.primary), Feed{}
-	n.past[p.token()] = true
-	p.seen[fmt.Sprintf("birth %d", b)]++
+	n.past.add(p.token())
+	p.seen[[...]string{"", "birth new", "birth beside"}[b]]++
 }
 
 // lose is what a node does when the connection goes.
@@ -266,14 +265,16 @@ func (p *simPair) write(i, arg int) error {
 		return nil // blocked
 	}
 	w := p.token()
-	n.data[b], n.hot[b], n.past[w] = w, true, true
+	n.data[b], n.hot[b] = w, true
+	n.past.add(w)
 	switch {
 	case !p.connected:
 		n.bits[b] = true
 	case p.phase == agreed || p.phase == named:
 		n.bits[b], peer.bits[b] = true, true // told as out of sync
 	default:
-		peer.data[b], peer.past[w] = w, true
+		peer.data[b] = w
+		peer.past.add(w)
 		n.bits[b], peer.bits[b] = false, false // a whole block
 	}
 	return nil
@@ -327,7 +328,9 @@ func (p *simPair) skipInitialSync(i, _ int) error {
 	n.disk, peer.disk = DiskUpToDate, DiskUpToDate
 	n.bits, peer.bits = [simBlocks]bool{}, [simBlocks]bool{}
 	w := p.token()
-	n.past, peer.past = lineage{w: true}, lineage{w: true}
+	n.past, peer.past = lineage{}, lineage{}
+	n.past.add(w)
+	peer.past.add(w)
 	n.told, peer.told = peer.ids, n.ids
 	return nil
 }
@@ -343,7 +346,7 @@ func (p *simPair) newCurrentUUID(i, _ int) error {
 	n.commanded = true
 	n.feed = Feed{}
 	n.ids = n.ids.NewCurrentCommand(p.random(), n.primary)
-	n.past[p.token()] = true
+	n.past.add(p.token())
 	return nil
 }
 
@@ -381,7 +384,7 @@ func (p *simPair) handshake() error {
 			OwnDisk: p.node[i].disk, PeerDisk: p.node[1-i].disk,
 		})
 	}
-	p.seen[fmt.Sprintf("rule %d", d[0].Verdict.Rule)]++
+	p.seen["rule "+strconv.Itoa(d[0].Verdict.Rule)]++
 	p.seen["action "+d[0].Action.String()]++
 	if err := p.judge(d); err != nil {
 		return err
@@ -438,7 +441,7 @@ func (p *simPair) syncStep(_, _ int) error {
 		p.phase = named
 	case named:
 		t.ids, t.disk = t.ids.AdoptSyncUUID(s.ids.Bitmap, t.primary), DiskInconsistent
-		s.past[p.token()] = true // a target that is declared good before the end lacks this
+		s.past.add(p.token()) // a target that is declared good before the end lacks this
 		p.phase = running
 	case running:
 		for b := range simBlocks {
@@ -452,7 +455,7 @@ func (p *simPair) syncStep(_, _ int) error {
 		p.phase = pinged
 	case pinged:
 		t.ids, t.disk = t.ids.FinishAsTarget(t.told, t.primary), DiskUpToDate
-		t.past = s.past.copy()
+		t.past = s.past
 		p.phase = finished
 	case finished:
 		s.ids, s.feed = s.ids.FinishAsSource(), Feed{}
