@@ -45,6 +45,20 @@ type pairOptions struct {
 	disks  func(name string) blockdev.Device
 	config func(name string, cfg *Config)
 	tcp    bool
+	fresh  bool // metadata as create-md leaves it; else as if the two disks were in sync
+}
+
+// metadata says that the disks of both nodes are equal and good, or nothing.
+func (o *pairOptions) metadata(t testing.TB, disk blockdev.Device) metadata.CreateOptions {
+	if o.fresh {
+		return metadata.CreateOptions{}
+	}
+	l, err := metadata.NewLayout(metadata.V08, metadata.Internal(), disk.Size(), metadata.Geometry{})
+	require.NoError(t, err)
+	return metadata.CreateOptions{
+		EffectiveSize: l.UsableSectors, Current: 0x0123456789abcdee,
+		Flags: metadata.Consistent | metadata.WasUpToDate,
+	}
 }
 
 // pair is two nodes on a network in memory, or over loopback TCP.
@@ -55,7 +69,7 @@ type pair struct {
 
 const testDiskBytes = 32 << 20
 
-// newPair opens two nodes with fresh metadata. They are not connected.
+// newPair opens two nodes. They are not connected.
 func newPair(t testing.TB, o pairOptions) *pair {
 	t.Helper()
 	if o.size == 0 {
@@ -89,7 +103,7 @@ func newNode(t testing.TB, name, peer string, tr transport.Transport, o pairOpti
 		o.config(name, &n.cfg)
 	}
 	if n.cfg.Volumes[0].Disk != nil {
-		require.NoError(t, CreateMetadata(Disk{Device: n.disk}, metadata.CreateOptions{}))
+		require.NoError(t, CreateMetadata(Disk{Device: n.disk}, o.metadata(t, n.disk)))
 	}
 	n.open()
 	return n
@@ -141,12 +155,11 @@ func (p *pair) connect(t testing.TB) {
 	require.NoError(t, p.beta.res.WaitConnected(ctx))
 }
 
-// start connects fresh nodes and makes alpha Primary without an initial sync.
+// start connects the nodes and makes alpha Primary.
 func (p *pair) start(t testing.TB) {
 	t.Helper()
 	ctx := testContext(t)
 	p.connect(t)
-	require.NoError(t, p.alpha.vol.NewCurrentUUID(ctx, ClearBitmap()))
 	require.NoError(t, p.alpha.res.Promote(ctx))
 }
 
