@@ -28,7 +28,7 @@ func (t *tool) open() (*device, error) {
 		return nil, failf(exitUsage, "open(%s) failed: %w", t.path, errors.Unwrap(err))
 	}
 	isDevice := info.Mode()&os.ModeDevice != 0
-	if !isDevice && !t.force {
+	if !isDevice && !t.force && !t.acceptFiles {
 		return nil, failf(exitUsage, "'%s' is not a block device!", t.path)
 	}
 	flags := os.O_RDWR

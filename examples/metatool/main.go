@@ -49,6 +49,7 @@ type tool struct {
 	now            func() time.Time
 	hostname       string
 	stateDir       string // of the size files
+	acceptFiles    bool   // regular files need no --force, for tests
 
 	argv    []string // as typed, program name included
 	force   bool

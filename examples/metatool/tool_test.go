@@ -26,6 +26,8 @@ type bench struct {
 	t     *testing.T
 	dir   string
 	stdin string // what a person at the terminal types; "" = nobody there
+
+	acceptFiles bool // commands without --force work on files
 }
 
 func newBench(t *testing.T) *bench { return &bench{t: t, dir: t.TempDir()} }
@@ -39,7 +41,7 @@ func (b *bench) run(line string) result {
 		stdin: strings.NewReader(b.stdin), stdout: &out, stderr: &errOut,
 		interactive: b.stdin != "",
 		now:         func() time.Time { return time.Unix(1706702400, 0).UTC() },
-		hostname:    "alpha", stateDir: b.dir,
+		hostname:    "alpha", stateDir: b.dir, acceptFiles: b.acceptFiles,
 	}
 	code := tl.run(append([]string{"/usr/sbin/metatool"}, b.words(line)...))
 	return result{out.String(), errOut.String(), code}
