@@ -31,11 +31,11 @@ func ExamplePath_CutAfter() {
 
 	buf := make([]byte, 100)
 	got, _ := b.Data.Read(buf)
-	fmt.Printf("%s\n", buf[:got])
+	fmt.Printf("%q\n", buf[:got])
 	_, err = b.Data.Read(buf)
 	fmt.Println(errors.Is(err, transporttest.ErrReset))
 	// Output:
 	// 5 true
-	// half 
+	// "half "
 	// true
 }
