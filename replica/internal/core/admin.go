@@ -82,17 +82,13 @@ func (c *Core) NewCurrentUUID(cmd *Command, vol int, clearBitmap bool) {
 			v.syncSuper(func(err error) { c.finish(cmd, err) })
 		})
 	case pd.conn == protocol.Connected && clearBitmap && v.ids.IsJustCreated() && pd.p.session.Version >= 90:
+		v.skipInitialSync(pd, func(err error) { c.finish(cmd, err) })
 		v.setIDs(v.ids.SkipInitialSync(random, primary))
-		pd.bm.ClearAll()
 		pd.sendUUIDs(protocol.UUIDSkipInitialSync)
 		v.setIDs(v.ids.DropBitmap())
 		pd.ids = v.ids
 		c.change(pd, fact, func(s *protocol.State) { s.Disk, s.PeerDisk = protocol.UpToDate, protocol.UpToDate })
 		v.expose()
-		v.writeBitmap(nil, func(error) {
-			v.md.dirty = true
-			v.syncSuper(func(err error) { c.finish(cmd, err) })
-		})
 	default:
 		c.finish(cmd, fmt.Errorf("new-current-uuid: %w, or connect two nodes with fresh metadata to skip their initial sync", ErrConnected))
 	}

@@ -37,7 +37,7 @@ func (c *Core) Connected(peer int, gen uint64, resolver bool) {
 		return // the shell will be told to close it, or was
 	}
 	p.resolver = resolver
-	p.phase, p.gotProto, p.dryRun = phaseFeatures, false, false
+	p.phase, p.gotProto, p.dryRun, p.lateLoss = phaseFeatures, false, false, false
 	p.protocol = c.cfg.Net.Protocol
 	p.digest, _ = protocol.LookupDigest(c.cfg.Net.IntegrityAlg)
 	p.lastMeta, p.lastData = c.now, c.now
@@ -197,7 +197,9 @@ func (p *peer) receiveProtocolUpdate(peer protocol.Protocol) {
 
 // handshakeTimedOut: features or authentication took too long.
 func (p *peer) handshakeTimedOut() {
-	if p.phase == phaseFeatures || p.phase == phaseAuth {
+	if p.lateLoss {
+		p.lose(protocol.NetworkFailure)
+	} else if p.phase == phaseFeatures || p.phase == phaseAuth {
 		p.c.logf(LogWarn, -1, "the peer did not finish features and authentication in time")
 		p.lose(protocol.BrokenPipe)
 	}
@@ -220,8 +222,24 @@ func (c *Core) Lost(peer int, gen uint64, s protocol.Stream, err error, timeout 
 		why = protocol.NetworkFailure
 	}
 	c.logf(LogWarn, -1, "lost the %v stream: %v", s, err)
-	p.lose(why)
+	switch {
+	case p.leaving():
+		// The peer agreed and went; its reply, on the other stream, was slower.
+		p.disconnectNow(true)
+	case s == protocol.MetaStream && p.conn() == protocol.WFReportParams && !p.lateLoss:
+		// A peer that refuses us closes both streams. What it has said on the data
+		// stream may still be on its way, and both nodes must come to a verdict.
+		p.lateLoss = true
+		p.handshakeTimer.arm(c.now + c.cfg.Net.PingTimeout)
+	default:
+		p.lose(why)
+	}
 	c.settle()
+}
+
+// leaving reports whether this node has asked to disconnect.
+func (p *peer) leaving() bool {
+	return len(p.clusterReqs) > 0 && p.clusterReqs[0].sent && p.clusterReqs[0].pd == nil
 }
 
 // isViolation reports whether a read failed because of what the peer sent.

@@ -195,11 +195,11 @@ func (pd *peerDevice) receiveUUIDs(q protocol.UUIDs) {
 	if q.Flags&protocol.UUIDSkipInitialSync != 0 && pd.conn == protocol.Connected &&
 		pd.p.session.Version >= 90 && v.ids.IsJustCreated() {
 		v.logf(LogInfo, "accepted the peer's new current UUID, preparing to skip the initial sync")
-		pd.bm.ClearAll()
+		v.skipInitialSync(pd, func(error) {})
 		v.setIDs(v.ids.AdoptSkipped(pd.ids, v.role == protocol.Primary))
-		v.writeBitmap(nil, func(error) {})
 		c.change(pd, fact, func(s *protocol.State) { s.Disk, s.PeerDisk = protocol.UpToDate, protocol.UpToDate })
 		v.expose()
+		pd.sendState() // a P_STATE of ours that is still on its way says otherwise
 	}
 }
 

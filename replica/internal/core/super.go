@@ -14,6 +14,7 @@ import (
 type superWriter struct {
 	dirty   bool
 	writing bool
+	hold    int           // > 0: the bitmap has to be on disk first
 	waiting []func(error) // for the next write
 	inWrite []func(error) // for the one under way
 	buf     [metadata.BlockSize]byte
@@ -59,7 +60,7 @@ func (v *volume) metaUsable() bool {
 
 // writeDirtySuper begins a write if one is due.
 func (v *volume) writeDirtySuper() {
-	if !v.md.dirty || v.md.writing || !v.metaUsable() {
+	if !v.md.dirty || v.md.writing || v.md.hold > 0 || !v.metaUsable() {
 		return
 	}
 	v.md.dirty, v.md.writing = false, true
@@ -136,6 +137,18 @@ func (v *volume) beginGeneration(b metadata.Birth) {
 	v.pds[0].feed = metadata.Feed{}
 	v.logf(LogInfo, "new current UUID: %s", v.ids)
 	v.gateSuper()
+}
+
+// skipInitialSync clears the bitmap, on disk before the superblock that says the
+// data is good: the other way round a crash would leave marks that nothing removes.
+func (v *volume) skipInitialSync(pd *peerDevice, fn func(error)) {
+	pd.bm.ClearAll()
+	v.md.hold++
+	v.writeBitmap(nil, func(error) {
+		v.md.hold--
+		v.md.dirty = true
+		v.syncSuper(fn)
+	})
 }
 
 // setAllOutOfSync marks everything out of sync. The flag FullSync covers the time

@@ -4,6 +4,7 @@
 package sim
 
 import (
+	"errors"
 	"io"
 	"math/rand/v2"
 )
@@ -15,7 +16,13 @@ type Disk struct {
 	durable []byte // survives a crash
 	current []byte // what reads see
 	dirty   map[int64]struct{}
+
+	FailReads, FailWrites bool // every such operation of the data area fails
+	FailMeta              bool // so do metadata writes
 }
+
+// ErrDisk is an injected failure.
+var ErrDisk = errors.New("sim: injected disk error")
 
 // NewDisk returns a zero-filled disk.
 func NewDisk(size int64) *Disk {

@@ -144,8 +144,8 @@ func (s *stream) arrive(data []byte) {
 	c := s.p.net.c
 	s.lastAt = max(s.lastAt, c.now+c.delay())
 	c.after(s.lastAt-c.now, func() {
-		if s.p.sever && !s.p.closed[s.from] {
-			return // cut: what was under way is gone
+		if s.p.sever {
+			return // cut: what was under way is gone, and so is all that follows
 		}
 		s.buf = append(s.buf, data...)
 		s.deliver()

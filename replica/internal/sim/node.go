@@ -247,6 +247,12 @@ func (n *Node) perform(o *core.Op, boot int) {
 		if o.PreFlush {
 			_ = d.Flush()
 		}
+		switch {
+		case o.Meta && d.FailMeta, !o.Meta && o.Kind == core.OpRead && d.FailReads, !o.Meta && o.Kind != core.OpRead && d.FailWrites:
+			o.Err = ErrDisk
+			n.event(func() { n.core.OpDone(o) })
+			return
+		}
 		switch o.Kind {
 		case core.OpRead:
 			_, o.Err = d.ReadAt(o.Buf, o.Off)
