@@ -52,7 +52,7 @@ type link struct {
 	closing  bool
 	graceful bool
 	patient  bool // let the peer close first
-	users    int // Outs of the link that are being sent
+	users    int  // Outs of the link that are being sent
 
 	closed    chan struct{} // closed when closing is set
 	quiet     chan struct{} // closed when closing is set and users is 0
