@@ -155,10 +155,13 @@ func WriteZeroes(dev Device, off, n int64, mayUnmap bool) error {
 			return err
 		}
 	}
+	if err := check("write zeroes", off, n, dev.Size()); err != nil {
+		return err
+	}
 	return writeZeroes(dev, off, n)
 }
 
-// writeZeroes is the fallback that works on every device.
+// writeZeroes is the fallback that works on every device. The range was checked.
 func writeZeroes(w io.WriterAt, off, n int64) error {
 	zeroes := zeroBuffer()
 	for n > 0 {

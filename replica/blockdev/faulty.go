@@ -67,6 +67,7 @@ type Faulty struct {
 	observe func(Request)
 	cache   *volatileCache // nil: none
 	dead    bool           // between Crash and Restart
+	closed  bool
 	hung    int
 	wake    sync.Cond // hung or faults changed
 }
@@ -155,6 +156,9 @@ func (f *Faulty) Observe(fn func(Request)) {
 func (f *Faulty) enter(r Request) (*activeFault, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.closed {
+		return nil, ErrClosed
+	}
 	f.counts[r.Kind]++
 	if f.observe != nil {
 		f.observe(r)
@@ -287,7 +291,12 @@ func (f *Faulty) Size() int64 { return f.dev.Size() }
 
 // Close implements Device: it closes the wrapped device, without writing to it what
 // a volatile cache holds.
-func (f *Faulty) Close() error { return f.dev.Close() }
+func (f *Faulty) Close() error {
+	f.mu.Lock()
+	f.closed = true
+	f.mu.Unlock()
+	return f.dev.Close()
+}
 
 // Unwrap returns the wrapped device. With a volatile cache it lacks what was not
 // flushed.
