@@ -12,7 +12,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-const testSize = 3<<20 + 7*4096
+const testSize = 1<<20 + 7*4096
 
 // testDevice checks everything that Device and its optional abilities promise. dev
 // has testSize bytes and is empty.
@@ -123,7 +123,7 @@ func testModel(t *testing.T, dev Device, l Limits) {
 		}
 	}
 	rapid.Check(t, func(t *rapid.T) {
-		for range 5 {
+		for range 3 {
 			one(t)
 		}
 	})

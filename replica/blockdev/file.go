@@ -56,6 +56,7 @@ type File struct {
 	limits   Limits
 	memAlign int   // buffers must begin at a multiple of this; 1 if they need not
 	blkAlign int64 // offsets and lengths must be multiples of this; SectorSize at least
+	devBlock int64 // the same for discard and zeroes, also without direct I/O
 
 	bounce *Pool
 	// rmw is held for reading by writes, and for writing by read-modify-write
@@ -92,7 +93,7 @@ func Open(path string, opt Options) (*File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("blockdev: open: %w", err)
 	}
-	f := &File{path: path, block: isBlockDevice(st.Mode()), memAlign: 1, blkAlign: SectorSize}
+	f := &File{path: path, block: isBlockDevice(st.Mode()), memAlign: 1, blkAlign: SectorSize, devBlock: SectorSize}
 	if !f.block && !st.Mode().IsRegular() {
 		return nil, fmt.Errorf("open %s: %w: neither a regular file nor a block device", path, ErrNotSupported)
 	}
@@ -344,7 +345,8 @@ func (f *File) Discard(off, n int64) error {
 	if err := check("discard", off, n, f.size.Load()); err != nil || n == 0 {
 		return err
 	}
-	return f.wrapAt(f.withFd(func(fd int) error { return f.punch(fd, off, n) }), off)
+	lo, hi := f.wholeBlocks(off, n) // parts of blocks are left as they are
+	return f.wrapAt(f.onBlocks(lo, hi, f.punch), off)
 }
 
 // WriteZeroes implements ZeroWriter: through the file system or the disk where they
@@ -353,11 +355,42 @@ func (f *File) WriteZeroes(off, n int64, mayUnmap bool) error {
 	if err := check("write zeroes", off, n, f.size.Load()); err != nil || n == 0 {
 		return err
 	}
-	err := f.withFd(func(fd int) error { return f.zeroRange(fd, off, n, mayUnmap) })
+	lo, hi := f.wholeBlocks(off, n)
+	if lo >= hi {
+		return writeZeroes(f, off, n)
+	}
+	err := f.onBlocks(lo, hi, func(fd int, off, n int64) error { return f.zeroRange(fd, off, n, mayUnmap) })
 	if errors.Is(err, errors.ErrUnsupported) {
-		err = writeZeroes(f, off, n)
+		return writeZeroes(f, off, n)
+	}
+	if err == nil {
+		err = writeZeroes(f, off, lo-off)
+	}
+	if err == nil {
+		err = writeZeroes(f, hi, off+n-hi)
 	}
 	return f.wrapAt(err, off)
+}
+
+// wholeBlocks returns the blocks of the disk that lie in a range completely; lo >= hi
+// if there are none.
+func (f *File) wholeBlocks(off, n int64) (lo, hi int64) {
+	lo = off + f.devBlock - 1
+	hi = off + n
+	return lo - lo%f.devBlock, hi - hi%f.devBlock
+}
+
+// onBlocks calls do for the range [lo, hi) unless it is empty. Like a write it
+// excludes read-modify-write cycles.
+func (f *File) onBlocks(lo, hi int64, do func(fd int, off, n int64) error) error {
+	if lo >= hi {
+		return nil
+	}
+	if f.blkAlign > SectorSize {
+		f.rmw.RLock()
+		defer f.rmw.RUnlock()
+	}
+	return f.withFd(func(fd int) error { return do(fd, lo, hi-lo) })
 }
 
 // Close implements Device. It waits for discards, flushes and FUA writes that are

@@ -139,6 +139,7 @@ func (f *File) probeBlockDevice() {
 		return int64(v)
 	}
 	logical := get(unix.BLKSSZGET, SectorSize)
+	f.devBlock = logical
 	f.limits.PhysicalBlockSize = max(get(unix.BLKPBSZGET, logical), logical)
 	f.limits.MinIO = get(unix.BLKIOMIN, f.limits.PhysicalBlockSize)
 	f.limits.OptimalIO = get(unix.BLKIOOPT, 0)

@@ -78,7 +78,7 @@ func testQueueKinds(t *testing.T, dev Device, q Queue) {
 // testQueueParallel keeps many ops of all kinds under way, each goroutine in its
 // own part of the device.
 func testQueueParallel(t *testing.T, dev Device, q Queue) {
-	const parts, rounds = 16, 40
+	const parts, rounds = 8, 12
 	const part = testSize / parts / 4096 * 4096
 	zeroes := LimitsOf(dev).DiscardSupported && LimitsOf(dev).DiscardZeroes
 	var wg sync.WaitGroup
