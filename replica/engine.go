@@ -57,6 +57,10 @@ type work struct {
 	batch []*blockdev.Op // scratch of submit
 }
 
+// soloBytes is the largest operation that a reader performs itself: more than that
+// is worth a change of goroutine, so that the stream is read meanwhile.
+const soloBytes = 64 << 10
+
 func newWork() *work { return &work{} }
 
 // sending is a run of packets on its way to a stream.
@@ -135,7 +139,7 @@ func (r *Resource) count(w *work) {
 func (r *Resource) route(c *core.Core, w *work) {
 	c.Take(&w.eff)
 	r.opsOut += len(w.eff.Ops)
-	solo := w.solo && len(w.eff.Ops) == 1 && r.opsOut == 1
+	solo := w.solo && r.opsOut == 1 && len(w.eff.Ops) == 1 && w.eff.Ops[0].Len <= soloBytes
 	for _, op := range w.eff.Ops {
 		if solo || w.inline && op.IO == &w.call.io {
 			w.own = append(w.own, op)
@@ -186,6 +190,11 @@ func (r *Resource) routePackets(c *core.Core, w *work, l *link) {
 	for id := range protocol.Stream(2) {
 		st := l.streams[id]
 		if st.sending || st.broken || c.OutPending(l.peer, id) == 0 {
+			continue
+		}
+		if w.solo && l.holdAcks && len(w.own) > 0 && w.own[0].Kind == core.OpWrite {
+			// The barrier's ack can leave together with that of the write behind
+			// it, which this goroutine does next.
 			continue
 		}
 		if !w.maySend(id) || l.closing && !w.sender {

@@ -58,6 +58,7 @@ type link struct {
 	quiet     chan struct{} // closed when closing is set and users is 0
 	readMeta  chan struct{} // closed by NetReadMeta
 	metaAsked bool
+	holdAcks  bool     // nobody waits for an ack before the disk has written
 	payloads  *buffers // memory for what the peer sends
 }
 
@@ -69,6 +70,7 @@ func (r *Resource) netAction(a core.NetAction) {
 			r: r, peer: a.Peer, gen: a.Gen,
 			closed: make(chan struct{}), quiet: make(chan struct{}), readMeta: make(chan struct{}),
 		}
+		l.holdAcks = r.cfg.Peers[a.Peer].Protocol != protocol.B
 		l.ctx, l.cancel = context.WithCancel(context.Background())
 		r.links[a.Peer] = l
 		r.wg.Go(l.run)
