@@ -37,9 +37,10 @@ type Result struct {
 	Warnings []string // what an administrator may want to know
 }
 
-// Clean reports whether the log holds no transaction at all, so that nothing is hot
-// and no initialising is needed.
-func (r *Result) Clean() bool { return r.Updates == 0 && r.Format != FormatPersistent }
+// Clean reports whether the log is a ring of blocks without a transaction: nothing is
+// hot, and if Replay returned no error the ring need not be initialised before it is
+// used.
+func (r *Result) Clean() bool { return r.Format == FormatBlocks && r.Updates == 0 }
 
 // Replay reads the ring of blocks at areaOffset (in bytes) and returns which extents
 // may have had writes in flight (spec: on-disk 5.5). It needs no lock on anything
