@@ -255,7 +255,7 @@ func (p *dumpParser) sizes(sb *Superblock) {
 	sb.ALStripes = uint32(p.setting("al-stripes", 0, math.MaxUint32))
 	sb.ALStripeSize4k = uint32(p.setting("al-stripe-size-4k", 0, math.MaxUint32))
 	if err := sb.Geometry().check(sb.Version); err != nil {
-		p.fail("%v", err)
+		p.fail("%s", strings.TrimPrefix(err.Error(), corruptPrefix))
 	}
 }
 

@@ -45,7 +45,9 @@ var (
 // corruptError is one reason why a block is no superblock.
 type corruptError string
 
-func (e corruptError) Error() string { return "metadata: corrupt superblock: " + string(e) }
+const corruptPrefix = "metadata: corrupt superblock: "
+
+func (e corruptError) Error() string { return corruptPrefix + string(e) }
 
 // Is makes errors.Is(err, ErrCorrupt) true for every corruptError.
 func (e corruptError) Is(target error) bool { return target == ErrCorrupt }

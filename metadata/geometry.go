@@ -3,7 +3,10 @@
 
 package metadata
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // Defaults and limits of the geometry (spec: on-disk 1, 2.3, 2.4).
 const (
@@ -71,7 +74,7 @@ func (g Geometry) checkCreate(v Version, loc Location) error {
 		return fmt.Errorf("%w: %d bitmap slots: v09 has 1..%d, v07 and v08 have 1", ErrInvalidGeometry, g.MaxPeers, MaxPeers)
 	}
 	if err := g.check(v); err != nil {
-		return fmt.Errorf("%w: %s", ErrInvalidGeometry, err.Error())
+		return fmt.Errorf("%w: %s", ErrInvalidGeometry, strings.TrimPrefix(err.Error(), corruptPrefix))
 	}
 	if g.ALStripes > maxALStripes || g.alBlocks() > maxALBlocksCreate {
 		return fmt.Errorf("%w: %d activity log stripes of %d blocks: at most %d stripes and %d blocks in all",
