@@ -66,6 +66,16 @@ func CreateMetadata(d Disk, md metadata.CreateOptions, opts ...CreateOption) err
 	return nil
 }
 
+// byteReader reads a device at any offset, as readers of metadata do.
+type byteReader struct{ dev blockdev.Device }
+
+func (b byteReader) ReadAt(p []byte, off int64) (int, error) {
+	if err := blockdev.ReadAt(b.dev, p, off); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
 // disk is a backing device in service, with its queues.
 type disk struct {
 	data, md blockdev.Queue
@@ -109,7 +119,7 @@ func (v *Volume) attach(ctx context.Context, d Disk) error {
 		return ErrAttached
 	}
 	meta := d.metaDevice()
-	img, err := core.LoadDisk(meta, meta.Size(), d.MetaDisk, d.Device.Size(), limits(d.Device))
+	img, err := core.LoadDisk(byteReader{meta}, meta.Size(), d.MetaDisk, d.Device.Size(), limits(d.Device))
 	if err != nil {
 		return err
 	}

@@ -104,8 +104,8 @@ func newNode(t testing.TB, name, peer string, tr transport.Transport, o pairOpti
 	if o.config != nil {
 		o.config(name, &n.cfg)
 	}
-	if n.cfg.Volumes[0].Disk != nil {
-		require.NoError(t, CreateMetadata(Disk{Device: n.disk}, o.metadata(t, n.disk)))
+	if v := n.cfg.Volumes[0]; v.Disk != nil {
+		require.NoError(t, CreateMetadata(Disk{v.Disk, v.MetaDisk, v.MetaDevice}, o.metadata(t, n.disk)))
 	}
 	n.open()
 	return n

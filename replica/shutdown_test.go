@@ -108,49 +108,11 @@ func TestCloseUnderLoad(t *testing.T) {
 	}
 }
 
-// hangingDisk is a disk whose writes wait for a gate.
-type hangingDisk struct {
-	*blockdev.Memory
-	mu   sync.Mutex
-	gate chan struct{} // nil: open
-	hit  chan struct{}
-}
-
-func (d *hangingDisk) shut() {
-	d.mu.Lock()
-	d.gate = make(chan struct{})
-	d.mu.Unlock()
-}
-
-func (d *hangingDisk) open() {
-	d.mu.Lock()
-	close(d.gate)
-	d.gate = nil
-	d.mu.Unlock()
-}
-
-func (d *hangingDisk) WriteAt(p []byte, off int64) (int, error) {
-	d.mu.Lock()
-	gate := d.gate
-	d.mu.Unlock()
-	if gate != nil {
-		select {
-		case d.hit <- struct{}{}:
-		default:
-		}
-		<-gate
-	}
-	return d.Memory.WriteAt(p, off)
-}
-
-// WriteAtFUA hides the memory disk's own.
-func (d *hangingDisk) WriteAtFUA(p []byte, off int64) (int, error) { return d.WriteAt(p, off) }
-
 // A disk that hangs bounds Close: it reports ErrHung, and the request that hangs
 // ends when the disk answers.
 func TestCloseWithHungDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		disk := &hangingDisk{Memory: blockdev.NewMemory(testDiskBytes), hit: make(chan struct{}, 1)}
+		disk := blockdev.NewFaulty(blockdev.NewMemory(testDiskBytes))
 		p := newPair(t, pairOptions{disks: func(name string) blockdev.Device {
 			if name == "alpha" {
 				return disk
@@ -158,13 +120,13 @@ func TestCloseWithHungDisk(t *testing.T) {
 			return blockdev.NewMemory(testDiskBytes)
 		}})
 		p.start(t)
-		disk.shut()
+		heal := disk.Inject(blockdev.Fault{Kinds: []blockdev.OpKind{blockdev.OpWrite}, Hang: true})
 		result := make(chan error, 1)
 		go func() {
 			_, err := p.alpha.vol.WriteAt(make([]byte, 4096), 0)
 			result <- err
 		}()
-		<-disk.hit
+		disk.WaitHung(1)
 		began := time.Now()
 		err := p.alpha.res.Close()
 		require.ErrorIs(t, err, ErrHung)
@@ -174,7 +136,7 @@ func TestCloseWithHungDisk(t *testing.T) {
 			t.Fatalf("the request ended with %v while its buffer was in use", err)
 		default:
 		}
-		disk.open()
+		heal()
 		require.ErrorIs(t, <-result, ErrClosed)
 		require.ErrorIs(t, p.alpha.res.Close(), ErrHung, "again")
 		p.alpha.mayFail = true
