@@ -45,19 +45,22 @@ func (c *Core) fullSync(cmd *Command, pd *peerDevice, conn protocol.ConnState, d
 		return
 	}
 	req := protocol.StateRequest{}.WithConn(conn)
-	if code := c.allowed(pd, func(s *protocol.State) { *s = req.Apply(*s) }); !code.Success() {
-		c.finish(cmd, refused(doing, code, false))
-		return
-	}
-	pd.cluster(req, func(code protocol.Code) {
-		switch {
-		case code == protocol.CodeKeepWaiting:
-			c.finish(cmd, fmt.Errorf("%s: %w", doing, ErrConnectionLost))
-		case !code.Success():
-			c.finish(cmd, refused(doing, code, true))
-		default:
-			c.finish(cmd, nil)
+	allowed := func() protocol.Code { return c.allowed(pd, func(s *protocol.State) { *s = req.Apply(*s) }) }
+	c.patiently(cmd, allowed, func(code protocol.Code) {
+		if !code.Success() {
+			c.finish(cmd, refused(doing, code, false))
+			return
 		}
+		pd.cluster(req, func(code protocol.Code) {
+			switch {
+			case code == protocol.CodeKeepWaiting:
+				c.finish(cmd, fmt.Errorf("%s: %w", doing, ErrConnectionLost))
+			case !code.Success():
+				c.finish(cmd, refused(doing, code, true))
+			default:
+				c.finish(cmd, nil)
+			}
+		})
 	})
 }
 
@@ -98,12 +101,16 @@ func (c *Core) NewCurrentUUID(cmd *Command, vol int, clearBitmap bool) {
 func (c *Core) Outdate(cmd *Command, vol int) {
 	v := c.vols[vol]
 	defer c.settle()
-	code := c.change(v.pds[0], wish, func(s *protocol.State) { s.Disk = protocol.Outdated })
-	if !code.Success() {
-		c.finish(cmd, refused("outdate", code, false))
-		return
+	outdate := func() protocol.Code {
+		return c.change(v.pds[0], wish, func(s *protocol.State) { s.Disk = protocol.Outdated })
 	}
-	v.syncSuper(func(err error) { c.finish(cmd, err) })
+	c.patiently(cmd, outdate, func(code protocol.Code) {
+		if !code.Success() {
+			c.finish(cmd, refused("outdate", code, false))
+			return
+		}
+		v.syncSuper(func(err error) { c.finish(cmd, err) })
+	})
 }
 
 // SetSuspended suspends or resumes application I/O by the administrator. A
@@ -152,12 +159,16 @@ func (c *Core) PauseSync(cmd *Command, vol int, on bool) {
 		c.finish(cmd, fmt.Errorf("%w: the pause flag is already %v", ErrRefused, on))
 		return
 	}
-	code := c.change(pd, wish, func(s *protocol.State) { s.UserISP = on })
-	if !code.Success() {
-		c.finish(cmd, refused("pause or resume the resync", code, false))
-		return
+	set := func() protocol.Code {
+		return c.change(pd, wish, func(s *protocol.State) { s.UserISP = on })
 	}
-	c.finish(cmd, nil)
+	c.patiently(cmd, set, func(code protocol.Code) {
+		if !code.Success() {
+			c.finish(cmd, refused("pause or resume the resync", code, false))
+			return
+		}
+		c.finish(cmd, nil)
+	})
 }
 
 // Shutdown ends the resource in order: demote, disconnect, detach every disk with

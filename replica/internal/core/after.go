@@ -28,7 +28,7 @@ func (c *Core) afterChange(t transition) {
 	if becameSource(o.Conn, n.Conn) {
 		pd.makeSyncUUID()
 	}
-	if up && o.PeerDisk == protocol.Diskless && n.PeerDisk > protocol.Diskless && n.PeerDisk != protocol.DUnknown && o.Conn >= protocol.Connected {
+	if up && o.PeerDisk < protocol.Negotiating && n.PeerDisk >= protocol.Inconsistent && o.Conn >= protocol.Connected {
 		pd.sendUUIDs(0)
 		pd.sendState()
 	}

@@ -110,6 +110,18 @@ func (c *Core) when(ready func() bool, fn func()) {
 	c.waiting = append(c.waiting, waiter{ready, fn})
 }
 
+// patiently asks for a change until the answer is not "in a transient state": a
+// handshake that is under way ends soon, one way or the other (spec: behaviour 2.3).
+func (c *Core) patiently(cmd *Command, ask func() protocol.Code, done func(protocol.Code)) {
+	code := ask()
+	if code != protocol.CodeInTransientState || cmd.finished {
+		done(code)
+		return
+	}
+	changes := c.changes
+	c.when(func() bool { return c.changes != changes || cmd.finished }, func() { c.patiently(cmd, ask, done) })
+}
+
 // finish hands a command back to the shell, once.
 func (c *Core) finish(cmd *Command, err error) {
 	if cmd == nil || cmd.finished {

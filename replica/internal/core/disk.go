@@ -89,19 +89,28 @@ func (c *Core) Detach(cmd *Command, vol int, force bool) {
 		c.when(gone, func() { c.finish(cmd, nil) })
 		return
 	}
-	set := func(s *protocol.State) { s.Disk = protocol.Failed }
-	if code := c.allowed(pd, set); !code.Success() {
-		c.finish(cmd, refused("detach", code, false))
-		return
+	allowed := func() protocol.Code {
+		return c.allowed(pd, func(s *protocol.State) { s.Disk = protocol.Failed })
 	}
-	if pd.conn < protocol.Connected || pd.p.phase != phaseUp {
-		v.detachClean(cmd)
-		return
-	}
+	c.patiently(cmd, allowed, func(code protocol.Code) {
+		switch {
+		case !code.Success():
+			c.finish(cmd, refused("detach", code, false))
+		case pd.conn < protocol.Connected || pd.p.phase != phaseUp:
+			v.detachClean(cmd)
+		default:
+			pd.askDetach(cmd)
+		}
+	})
+}
+
+// askDetach asks the peer, who may need this disk.
+func (pd *peerDevice) askDetach(cmd *Command) {
+	v, c := pd.v, pd.v.c
 	pd.p.queueCluster(&clusterRequest{pd: pd, ask: true, req: protocol.StateRequest{}.WithDisk(protocol.Failed), done: func(code protocol.Code) {
 		switch {
 		case code == protocol.CodeKeepWaiting: // the connection is gone: ask the rules again
-			c.Detach(cmd, vol, false)
+			c.Detach(cmd, v.idx, false)
 		case !code.Success():
 			c.finish(cmd, refused("detach", code, true))
 		default:

@@ -46,7 +46,7 @@ func (pd *peerDevice) receiveSyncParam(q protocol.SyncParam) {
 func (pd *peerDevice) sendSizes(flags protocol.SizesFlags) {
 	v := pd.v
 	q := protocol.Sizes{UserSize: v.user, CurrentSize: v.size, MaxBioBytes: protocol.MaxBlockBytes, Flags: flags}
-	if v.metaUsable() {
+	if v.offersDisk() {
 		q.DiskSize = v.capacity
 		q.Queue = protocol.QueueLimits{
 			PhysicalBlock: v.limits.PhysicalBlock, LogicalBlock: v.limits.LogicalBlock,
@@ -54,6 +54,12 @@ func (pd *peerDevice) sendSizes(flags protocol.SizesFlags) {
 		}
 	}
 	send(pd.p, protocol.DataStream, protocol.CmdSizes, v.cfg.Number, q)
+}
+
+// offersDisk reports whether the peer may know of the own disk: not before it is
+// ready to be negotiated about.
+func (v *volume) offersDisk() bool {
+	return v.disk >= protocol.Negotiating && v.disk != protocol.DUnknown
 }
 
 // receiveSizes agrees on the size (spec: behaviour 6.10).
@@ -91,7 +97,7 @@ func (pd *peerDevice) receiveSizes(q protocol.Sizes) {
 // agreedSize is the size that both disks and the administrator allow.
 func (pd *peerDevice) agreedSize() uint64 {
 	v, q := pd.v, &pd.sizes
-	if !v.metaUsable() {
+	if !v.offersDisk() {
 		for _, s := range []uint64{q.CurrentSize, q.UserSize, q.DiskSize} {
 			if s != 0 {
 				return s
@@ -156,7 +162,7 @@ func (v *volume) resize(size uint64, assumeClean bool) {
 // sendUUIDs tells the generation identifiers; a diskless node has none.
 func (pd *peerDevice) sendUUIDs(extra protocol.UUIDFlags) {
 	v := pd.v
-	if !v.metaUsable() {
+	if !v.offersDisk() {
 		return
 	}
 	flags := extra
@@ -184,7 +190,7 @@ func (pd *peerDevice) receiveUUIDs(q protocol.UUIDs) {
 		History: [2]metadata.UUID{metadata.UUID(q.History[0]), metadata.UUID(q.History[1])},
 	}
 	pd.idsValid, pd.uuidFlags, pd.uuidBits = true, metadata.UUIDFlags(q.Flags), q.BitmapBits
-	if !v.metaUsable() {
+	if !v.offersDisk() {
 		if v.role == protocol.Primary && pd.conn < protocol.Connected && !metadata.AcceptsData(v.exposed, pd.ids.Current, metadata.DiskUnknown) {
 			pd.p.refuse(fmt.Errorf("%w: it saw generation %s, the peer has %s", ErrDataStale, v.exposed, pd.ids.Current))
 			return

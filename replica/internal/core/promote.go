@@ -158,14 +158,32 @@ func (c *Core) Demote(cmd *Command) {
 	for _, p := range c.peers {
 		p.closeEpoch()
 	}
-	c.when(func() bool { return c.drained() || cmd.finished }, func() {
+	thaw := func() {
 		for _, v := range c.vols {
 			v.freezing--
 		}
-		if !cmd.finished {
-			c.demoteNow(cmd)
-		}
 		c.stateAdmits()
+	}
+	c.when(func() bool { return c.drained() || cmd.finished }, func() {
+		if cmd.finished {
+			thaw()
+			return
+		}
+		allowed := func() protocol.Code {
+			code := protocol.CodeSuccess
+			for _, v := range c.vols {
+				if cd := c.allowed(v.pds[0], func(s *protocol.State) { s.Role = protocol.Secondary }); !cd.Success() {
+					code = cd
+				}
+			}
+			return code
+		}
+		c.patiently(cmd, allowed, func(protocol.Code) {
+			if !cmd.finished {
+				c.demoteNow(cmd)
+			}
+			thaw()
+		})
 	})
 }
 

@@ -164,6 +164,12 @@ func (pd *peerDevice) startFullSync(conn protocol.ConnState) {
 func (pd *peerDevice) makeSyncUUID() {
 	v := pd.v
 	ids, sync := v.ids.BecomeSource(metadata.UUID(v.c.cfg.Rand()))
+	if told := pd.ids.Current; pd.idsValid && (told.Equal(v.ids.History[0]) || told.Equal(v.ids.History[1])) {
+		// The peer is found in the history only (R80). Two interrupted attempts would
+		// push it out, and the third would call the disks unrelated. The bitmap
+		// identifier that goes was never the peer's.
+		ids.History = v.ids.History
+	}
 	v.setIDs(ids)
 	pd.feed = metadata.FeedStarted(ids, pd.ids)
 	gen := pd.p.gen

@@ -37,10 +37,12 @@ func (c *Core) ruleEnv(pd *peerDevice) *ruleEnv {
 // prepare sanitizes a wished state (S-rules, with S4).
 func (pd *peerDevice) prepare(s protocol.State) (out protocol.State, abort bool) {
 	if s.Conn < protocol.Connected && s.Disk == protocol.Negotiating { // S4
-		if pd.v.exposed.Equal(pd.v.ids.Current) {
+		if s.Role != protocol.Primary || pd.v.exposed.Equal(pd.v.ids.Current) {
 			s.Disk = pd.v.negotiated
 		} else {
-			s.Disk, s.PeerDisk = protocol.Diskless, protocol.DUnknown
+			// A Primary has shown other data to its users. DRBD drops the disk of
+			// a Secondary, too; there it would only cost an attach.
+			s.Disk, s.PeerDisk = protocol.Failed, protocol.DUnknown
 		}
 	}
 	return sanitize(s)

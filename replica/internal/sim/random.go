@@ -318,15 +318,15 @@ func (r *Random) settle() {
 		}
 	}
 	r.Run(50 * time.Millisecond)
-	for _, n := range r.Nodes {
-		r.try(n, "resume", func(c *core.Command) { n.core.PauseSync(c, 0, false) })
-	}
 	r.Until("every request is answered", 5*time.Minute, func() bool { return len(r.live) == 0 })
 	last := r.now
 	r.Until("both UpToDate", 10*time.Minute, func() bool {
 		if r.now-last > time.Second {
 			last = r.now
 			for _, n := range r.Nodes {
+				if st, _ := n.State(0); st.UserISP {
+					r.try(n, "resume", func(c *core.Command) { n.core.PauseSync(c, 0, false) })
+				}
 				if r.conn(n) == protocol.StandAlone {
 					r.try(n, "connect", func(c *core.Command) { n.core.Connect(c, 0, core.ConnectOptions{}) })
 				}
