@@ -1,7 +1,7 @@
 // Copyright The blockmirror Authors
 // SPDX-License-Identifier: Apache-2.0
 
-//go:build ignore_for_now || !linux
+//go:build !linux
 
 package blockdev
 
