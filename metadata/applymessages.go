@@ -38,7 +38,8 @@ func (res *ApplyResult) Messages(err error) []string {
 	for _, e := range res.Beyond {
 		say("extent %d beyond end of bitmap!", e)
 	}
-	if err != nil || !res.PrimaryInd || replay.Clean() {
+	recorded := replay.Updates > 0 || replay.Format == activitylog.FormatPersistent
+	if err != nil || !res.PrimaryInd || !recorded {
 		return lines
 	}
 	if len(replay.Hot) == 0 {
