@@ -183,6 +183,8 @@ func TestAbort(t *testing.T) {
 	l.Release(101)
 	require.Equal(t, 2, l.Pending(), "a change that may be on disk cannot be dropped")
 
+	require.ErrorIs(t, l.Resize(200), activitylog.ErrBusy)
+
 	again, evicted, ok := l.Prepare(&second, nil)
 	require.True(t, ok)
 	require.Equal(t, tr.Number, again.Number)
@@ -331,6 +333,12 @@ func TestResizeDropRestart(t *testing.T) {
 	require.Equal(t, activitylog.MinExtents, l.Extents())
 	require.NoError(t, l.Resize(1<<20))
 	require.Equal(t, 7*919, l.Extents())
+
+	l = inFlight(t)
+	l.Abort()
+	l.Release(100)
+	require.Zero(t, l.Referenced())
+	require.ErrorIs(t, l.Resize(200), activitylog.ErrBusy, "the disk may say either")
 
 	l = inFlight(t)
 	l.DropAll()

@@ -24,6 +24,7 @@ import (
 
 // toolDevice is a metadata device in a file on which the real drbdmeta works.
 type toolDevice struct {
+	tool string
 	path string
 	g    activitylog.Geometry
 }
@@ -37,13 +38,14 @@ const (
 // tool the test is skipped, but fails in CI.
 func newToolDevice(t *testing.T, g activitylog.Geometry) *toolDevice {
 	t.Helper()
-	if _, err := exec.LookPath("drbdmeta"); err != nil {
+	tool := findTool()
+	if tool == "" {
 		if os.Getenv("CI") != "" {
 			t.Fatal("drbdmeta is not installed (package drbd-utils)")
 		}
 		t.Skip("drbdmeta is not installed (package drbd-utils)")
 	}
-	d := &toolDevice{path: filepath.Join(t.TempDir(), "meta"), g: g}
+	d := &toolDevice{tool: tool, path: filepath.Join(t.TempDir(), "meta"), g: g}
 	require.NoError(t, os.WriteFile(d.path, nil, 0o600))
 	require.NoError(t, os.Truncate(d.path, 2<<20))
 	out, code := d.run(t, "create-md", "--al-stripes", strconv.Itoa(int(g.Stripes)), "--al-stripe-size-kB", strconv.Itoa(int(g.StripeSize4k)*4))
@@ -51,9 +53,19 @@ func newToolDevice(t *testing.T, g activitylog.Geometry) *toolDevice {
 	return d
 }
 
+// findTool looks also where an ordinary user's PATH does not.
+func findTool() string {
+	for _, name := range []string{"drbdmeta", "/usr/sbin/drbdmeta", "/sbin/drbdmeta"} {
+		if path, err := exec.LookPath(name); err == nil {
+			return path
+		}
+	}
+	return ""
+}
+
 func (d *toolDevice) run(t *testing.T, args ...string) (string, int) {
 	t.Helper()
-	out, err := exec.Command("drbdmeta", append([]string{"--force", "-", "v08", d.path, "flex-external"}, args...)...).CombinedOutput()
+	out, err := exec.Command(d.tool, append([]string{"--force", "-", "v08", d.path, "flex-external"}, args...)...).CombinedOutput()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)

@@ -388,6 +388,8 @@ func TestLongestRun(t *testing.T) {
 	require.ErrorContains(t, err, "72057611219902768")
 	err = bitmap.NewDecoder(bitmap.New(64)).Compressed(unhex(t, "62 fc 03 00 00 00 00 00 00 00"), 4080)
 	require.ErrorContains(t, err, "17181974833")
+	err = bitmap.NewDecoder(bitmap.New(64)).Compressed(unhex(t, "62 fc ff ff ff ff ff ff ff 03"), 4080)
+	require.ErrorContains(t, err, "72057611219902768", "a code word that spans nine bytes")
 }
 
 // drawBitmap returns a bitmap of runs whose lengths come from all levels of the code
