@@ -107,9 +107,9 @@ func TestLayoutExamples(t *testing.T) {
 	}
 	l, err := NewLayout(V08, Indexed(0), slotBytes, Geometry{})
 	require.NoError(t, err)
-	require.EqualValues(t, 8587575296, l.UsableSectors)
+	require.Equal(t, uint64(8587575296), l.UsableSectors)
 	require.EqualValues(t, 4096, l.UsableWith(4096*SectorSize+100))
-	require.EqualValues(t, 8587575296, l.UsableWith(1<<60))
+	require.Equal(t, uint64(8587575296), l.UsableWith(1<<60))
 	require.Zero(t, l.UsableWith(-1))
 	l, err = NewLayout(V08, Internal(), 1<<30, Geometry{})
 	require.NoError(t, err)
