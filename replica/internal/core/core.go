@@ -169,7 +169,7 @@ func (c *Core) OpDone(o *Op) {
 	case fn != nil:
 		fn(o.Err)
 	}
-	o.done, o.fn, o.req, o.peer, o.Buf, o.IO = nil, nil, nil, nil, nil, nil
+	o.done, o.fn, o.req, o.peer, o.epoch, o.from, o.Buf, o.IO = nil, nil, nil, nil, nil, nil, nil, nil
 	o.next, c.freeOp = c.freeOp, o
 	c.settle()
 }

@@ -45,6 +45,8 @@ type Op struct {
 	fn    func(error)      // continuation of cold paths
 	req   *request
 	peer  *peerReq
+	epoch *rxEpoch
+	from  *peer
 	vol   *volume
 	since time.Duration
 	next  *Op

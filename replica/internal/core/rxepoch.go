@@ -128,31 +128,37 @@ func (x *rxEpochs) advance(p *peer) {
 // flushEpoch begins to flush what the epoch wrote to, and reports whether there is
 // anything to wait for.
 func (p *peer) flushEpoch(e *rxEpoch) bool {
-	x := &p.rx
-	gen := p.gen
 	for _, v := range e.vols {
 		if !v.cfg.DiskFlushes || !v.hasDisk() {
 			continue
 		}
-		x.flushing++
-		v.flushData(func(err error) {
-			if p.gen != gen || x.first != e {
-				return
-			}
-			x.flushing--
-			if err != nil {
-				// What is lost now the peer still has in its transfer log:
-				// without an ack it marks these blocks, which is what is needed.
-				p.lose(protocol.BrokenPipe)
-				return
-			}
-			if x.flushing == 0 {
-				x.done(p, e)
-				x.advance(p)
-			}
-		})
+		p.rx.flushing++
+		o := p.c.op()
+		o.Kind, o.Volume, o.vol, o.from, o.epoch, o.done = OpFlush, v.idx, v, p, e, epochFlushed
+		p.c.issue(o)
 	}
-	return x.flushing > 0
+	return p.rx.flushing > 0
+}
+
+func epochFlushed(_ *Core, o *Op) {
+	p, x, e := o.from, &o.from.rx, o.epoch
+	if o.Err != nil {
+		o.vol.diskFailed(causeWrite, "flush", o.Err)
+	}
+	if x.first != e {
+		return // the connection has ended in the meantime
+	}
+	x.flushing--
+	if o.Err != nil {
+		// What is lost now the peer still has in its transfer log: without an ack
+		// it marks these blocks, which is what is needed.
+		p.lose(protocol.BrokenPipe)
+		return
+	}
+	if x.flushing == 0 {
+		x.done(p, e)
+		x.advance(p)
+	}
 }
 
 // done acknowledges the oldest epoch.
