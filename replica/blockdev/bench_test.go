@@ -33,7 +33,7 @@ func BenchmarkQueue(b *testing.B) {
 		{"pool-8", func() (Queue, error) { return NewPoolQueue(f, 8), nil }},
 		{"pool-32", func() (Queue, error) { return NewPoolQueue(f, 32), nil }},
 	}
-	for _, depth := range []int{1, 8, 32} {
+	for _, depth := range []int{1, 2, 4, 8, 32} {
 		for _, k := range kinds {
 			b.Run(fmt.Sprintf("qd%d/%s", depth, k.name), func(b *testing.B) {
 				q, err := k.make()

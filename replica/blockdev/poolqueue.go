@@ -254,3 +254,10 @@ func (q *poolQueue) finish(op *Op, err error) {
 	}
 	q.mu.Unlock()
 }
+
+// busy returns how many ops have not ended.
+func (q *poolQueue) busy() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.live
+}

@@ -4,12 +4,8 @@
 package blockdev
 
 import (
-	"encoding/binary"
 	"fmt"
-	"os"
-	"runtime"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,21 +13,28 @@ import (
 const (
 	defaultRingEntries = 128
 	maxRingEntries     = 4096
-	// sideWorkers do what the ring does not: discard, zeroes, unaligned memory.
-	sideWorkers = 2
+	// sideWorkers goroutines do what the ring cannot, discard, zeroes, unaligned
+	// memory, and what they do faster: up to so many ops at a time. A completion
+	// through the ring costs more, but costs are shared when there are many.
+	sideWorkers = 8
 
-	// What a completion belongs to: one of these or 2 + the slot of an op.
-	userWake  = 0
+	// What a completion belongs to: one of these or userSlots + the slot of an op.
+	userStop  = 0
 	userFlush = 1
 	userSlots = 2
 )
 
-// ringQueue is the Queue over an io_uring. One goroutine, locked to its thread,
-// talks to the kernel:
+// ringQueue is the Queue over an io_uring.
 //
-//	Submit --> waiting --(eventfd, if it sleeps)--> thread --> submissions --> kernel
-//	                                                  |                          |
-//	              side: a poolQueue for the rest <----+---- Done <-- completions +
+//	Submit --> waiting --> whoever is first, for all ---> kernel
+//	              |                                         |
+//	              +--> side: a poolQueue  Done <-- reaper --+
+//	                   for few ops at a time
+//	                   and all odd ones
+//
+// There is no thread between a submitter and the kernel: Submit makes the system
+// call itself, unless another goroutine is just making it and takes this op along.
+// One goroutine, the reaper, waits for completions and calls Done.
 //
 // Flushes are combined as in poolQueue: one is under way at a time, on behalf of
 // all that waited when it began.
@@ -39,24 +42,24 @@ type ringQueue struct {
 	performer
 	file *File
 	side *poolQueue
-	fd   int // our duplicate of the file's, so that nobody closes it under the kernel
-	wake int // eventfd
+	// aside is how many ops at a time side may have before the ring is used:
+	// sideWorkers, and 0 in tests of the ring.
+	aside int
+	ring  *uring
+	fd    int // our duplicate of the file's, so that nobody closes it under the kernel
 
-	mu       sync.Mutex
-	quiet    sync.Cond
-	waiting  opList
-	live     int  // ops of Submit that the thread has, and those in Do
-	sleeping bool // the thread waits in the kernel and must be woken
-	closed   bool
-	gone     bool // the thread has ended
-
-	// The thread's own.
-	ring     *uring
-	todo     opList // taken from waiting, not yet begun
-	slots    []*Op  // what the kernel works on; it keeps the buffers alive
-	free     []int32
-	flushing *Op    // linked list: those that the flush under way is for
-	group    opList // those that wait for the next
+	mu         sync.Mutex
+	quiet      sync.Cond
+	live       int    // ops of Submit that side has not got, and those in Do
+	waiting    opList // not yet begun
+	submitting bool   // somebody is in begin..enter, and will look at waiting again
+	slots      []*Op  // what the kernel works on; it keeps the buffers alive
+	free       []int32
+	flushing   *Op    // linked list: those that the flush under way is for
+	inFlush    bool   // a flush is under way
+	group      opList // those that wait for the next
+	closed     bool
+	stopped    chan struct{} // closed when the reaper has ended
 }
 
 // NewRing returns a Queue over an io_uring for a File that does direct I/O, with
@@ -71,30 +74,31 @@ func NewRing(f *File, entries int) (Queue, error) {
 		entries = defaultRingEntries
 	}
 	entries = min(entries, maxRingEntries)
-	q := &ringQueue{performer: newPerformer(f), file: f, slots: make([]*Op, entries)}
+	q := &ringQueue{performer: newPerformer(f), file: f, slots: make([]*Op, entries), stopped: make(chan struct{})}
 	q.quiet.L = &q.mu
 	for i := entries - 1; i >= 0; i-- {
 		q.free = append(q.free, int32(i))
 	}
-	if err := f.withFd(func(fd int) (err error) {
+	err := f.withFd(func(fd int) (err error) {
 		q.fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 		return err
-	}); err != nil {
+	})
+	if err != nil {
 		return nil, f.wrap(err)
 	}
-	var err error
-	if q.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
-		unix.Close(q.fd)
-		return nil, os.NewSyscallError("eventfd", err)
+	// One entry more for the flush, one for the reaper's end.
+	if q.ring, err = newURing(uint32(entries) + 2); err == nil {
+		if err = q.ring.selfTest(q.fd); err != nil {
+			q.ring.close()
+		}
 	}
-	started := make(chan error)
-	go q.thread(entries, started)
-	if err := <-started; err != nil {
+	if err != nil {
 		unix.Close(q.fd)
-		unix.Close(q.wake)
 		return nil, fmt.Errorf("blockdev: %w", err)
 	}
 	q.side = NewPoolQueue(f, sideWorkers).(*poolQueue)
+	q.aside = sideWorkers
+	go q.reaper()
 	return q, nil
 }
 
@@ -108,7 +112,7 @@ func (q *ringQueue) Submit(op *Op) {
 	}
 	q.live++
 	q.waiting.push(op)
-	q.wakeUnlock()
+	q.submitUnlock()
 }
 
 // SubmitBatch implements Queue.
@@ -125,20 +129,89 @@ func (q *ringQueue) SubmitBatch(ops []*Op) {
 	for _, op := range ops {
 		q.waiting.push(op)
 	}
-	q.wakeUnlock()
+	q.submitUnlock()
 }
 
-// wakeUnlock releases mu and wakes the thread if it sleeps.
-func (q *ringQueue) wakeUnlock() {
-	sleeping := q.sleeping
-	q.sleeping = false
-	q.mu.Unlock()
-	if sleeping {
-		var one [8]byte
-		binary.NativeEndian.PutUint64(one[:], 1)
-		// It fails only if the counter is at its limit, which wakes too.
-		_, _ = unix.Write(q.wake, one[:])
+// submitUnlock begins what waits, as far as there are slots, and releases mu. If
+// another goroutine is at it already, that one does it.
+func (q *ringQueue) submitUnlock() {
+	if q.submitting {
+		q.mu.Unlock()
+		return
 	}
+	q.submitting = true
+	for q.beginAll() {
+		q.mu.Unlock()
+		q.ring.submit()
+		q.mu.Lock()
+	}
+	q.submitting = false
+	if q.closed {
+		q.quiet.Broadcast()
+	}
+	q.mu.Unlock()
+}
+
+// beginAll begins what waits, as far as there are slots. It returns true if there
+// is something to tell the kernel. mu is held, and released for moments.
+func (q *ringQueue) beginAll() bool {
+	for q.waiting.head != nil && len(q.free) > 0 {
+		op := q.waiting.pop()
+		switch {
+		case !q.ours(op), q.idle() && q.side.busy() < q.aside:
+			// With its flushes: side has the same stages.
+			q.toSideLocked(op)
+		case op.Kind == OpFlush || op.PreFlush && op.stage == stageStart:
+			q.group.push(op)
+		default:
+			q.beginLocked(op)
+		}
+	}
+	if q.group.head != nil && !q.inFlush {
+		q.inFlush = true
+		q.flushing = q.group.take()
+		q.ring.push(uringSQE{opcode: uringOpFsync, fd: int32(q.fd), opFlags: uringFsyncDatasync, userData: userFlush})
+	}
+	return q.ring.pending > 0
+}
+
+// toSideLocked gives op to the side queue.
+func (q *ringQueue) toSideLocked(op *Op) {
+	q.mu.Unlock()
+	q.side.Submit(op)
+	q.mu.Lock()
+	q.leaveLocked()
+}
+
+// beginLocked gives a read or write to the kernel.
+func (q *ringQueue) beginLocked(op *Op) {
+	slot := q.free[len(q.free)-1]
+	q.free = q.free[:len(q.free)-1]
+	q.slots[slot] = op
+	opcode, flags := uint8(uringOpRead), uint32(0)
+	if op.Kind == OpWrite {
+		opcode = uringOpWrite
+		if op.FUA {
+			flags = unix.RWF_DSYNC
+		}
+	}
+	q.ring.push(rwSQE(opcode, q.fd, op.Buf, op.Off, flags, userSlots+uint64(slot)))
+}
+
+// ours tells whether the ring can do op. What is wrong with an op, or with a disk
+// whose flush failed, is found out and reported by side.
+func (q *ringQueue) ours(op *Op) bool {
+	if (op.Kind == OpFlush || op.PreFlush) && q.file.flushFailed.Load() {
+		return false
+	}
+	return op.Kind == OpFlush || (op.Kind == OpRead || op.Kind == OpWrite) &&
+		len(op.Buf) > 0 && q.file.suits(op.Buf, op.Off) &&
+		check("", op.Off, int64(len(op.Buf)), q.file.size.Load()) == nil
+}
+
+// idle tells whether the ring has nothing to do.
+func (q *ringQueue) idle() bool {
+	return len(q.free) == len(q.slots) && !q.inFlush && q.group.head == nil
 }
 
 // Do implements Queue.
@@ -162,18 +235,17 @@ func (q *ringQueue) Close() error {
 		return ErrClosed
 	}
 	q.closed = true
-	for q.live > 0 {
+	for q.live > 0 || q.submitting {
 		q.quiet.Wait()
 	}
-	q.wakeUnlock()
-	q.mu.Lock()
-	for !q.gone {
-		q.quiet.Wait()
-	}
+	q.submitting = true // nobody else pushes any more
 	q.mu.Unlock()
+	q.ring.push(uringSQE{opcode: uringOpNop, userData: userStop})
+	q.ring.submit()
+	<-q.stopped
+	q.ring.close()
 	err := q.side.Close()
 	unix.Close(q.fd)
-	unix.Close(q.wake)
 	return err
 }
 
@@ -184,214 +256,82 @@ func (q *ringQueue) finish(op *Op, err error) {
 	if op.Done != nil {
 		op.Done(op)
 	}
-	q.leave()
+	q.mu.Lock()
+	q.leaveLocked()
+	q.mu.Unlock()
 }
 
-// leave counts an op that has ended, or was given to side.
-func (q *ringQueue) leave() {
-	q.mu.Lock()
+// leaveLocked counts an op that has ended, or was given to side.
+func (q *ringQueue) leaveLocked() {
 	if q.live--; q.live == 0 {
 		q.quiet.Broadcast()
 	}
-	q.mu.Unlock()
 }
 
-// thread makes the ring and serves it until the queue is closed.
-func (q *ringQueue) thread(entries int, started chan<- error) {
-	// The ring belongs to the thread that made it: only this one may submit, and a
-	// thread's end would cancel what it has submitted.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	// One entry more for the flush, one for the poll of the eventfd.
-	ring, err := newURing(uint32(entries) + 2)
-	if err == nil {
-		if err = ring.selfTest(q.fd); err != nil {
-			ring.close()
-		}
-	}
-	started <- err
-	if err != nil {
-		return
-	}
-	q.ring = ring
-	q.armWake()
-	for q.take() {
-		q.issue()
-		q.enter()
-		q.reap()
-	}
-	ring.close()
-	q.mu.Lock()
-	q.gone = true
-	q.quiet.Broadcast()
-	q.mu.Unlock()
-}
-
-// armWake lets a write to the eventfd end a wait in the kernel.
-func (q *ringQueue) armWake() {
-	q.ring.push(uringSQE{opcode: uringOpPollAdd, fd: int32(q.wake), opFlags: pollIn(), userData: userWake})
-}
-
-// pollIn is POLLIN as the 32-bit field of a submission holds it: on big-endian
-// machines its halves are swapped.
-func pollIn() uint32 {
-	if binary.NativeEndian.Uint16([]byte{0, 1}) == 1 {
-		return unix.POLLIN << 16
-	}
-	return unix.POLLIN
-}
-
-// take fetches what was submitted. It returns false when the queue is closed and
-// nothing is left to do.
-func (q *ringQueue) take() bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for q.waiting.head != nil {
-		q.todo.push(q.waiting.pop())
-	}
-	return !q.closed || q.live > 0
-}
-
-// issue begins ops while there are free slots.
-func (q *ringQueue) issue() {
-	for q.todo.head != nil && len(q.free) > 0 {
-		q.begin(q.todo.pop())
-	}
-}
-
-// begin takes op to its next wait: a flush, the disk, or the side queue.
-func (q *ringQueue) begin(op *Op) {
-	if op.Kind != OpFlush && !q.ours(op) {
-		// With its flushes: side has the same stages.
-		q.side.Submit(op)
-		q.leave()
-		return
-	}
-	if op.Kind == OpFlush || op.PreFlush && op.stage == stageStart {
-		q.flush(op)
-		return
-	}
-	slot := q.free[len(q.free)-1]
-	q.free = q.free[:len(q.free)-1]
-	op.slot = slot
-	q.slots[slot] = op
-	opcode, flags := uint8(uringOpRead), uint32(0)
-	if op.Kind == OpWrite {
-		opcode = uringOpWrite
-		if op.FUA {
-			flags = unix.RWF_DSYNC
-		}
-	}
-	q.ring.push(rwSQE(opcode, q.fd, op.Buf, op.Off, flags, userSlots+uint64(slot)))
-}
-
-// ours tells whether the ring can do op. What is wrong with an op is found out and
-// reported by side.
-func (q *ringQueue) ours(op *Op) bool {
-	return (op.Kind == OpRead || op.Kind == OpWrite) && len(op.Buf) > 0 && q.file.suits(op.Buf, op.Off) &&
-		check("", op.Off, int64(len(op.Buf)), q.file.size.Load()) == nil
-}
-
-// flush makes op part of a flush: the one that begins now, or else the next.
-func (q *ringQueue) flush(op *Op) {
-	q.group.push(op)
-	if q.flushing == nil {
-		q.startFlush()
-	}
-}
-
-func (q *ringQueue) startFlush() {
-	if q.file.flushFailed.Load() {
-		q.flushing = q.group.take()
-		q.flushed(fmt.Errorf("flush %s: %w", q.file.path, ErrFlushFailed))
-		return
-	}
-	q.flushing = q.group.take()
-	q.ring.push(uringSQE{opcode: uringOpFsync, fd: int32(q.fd), opFlags: uringFsyncDatasync, userData: userFlush})
-}
-
-// flushed ends the flush under way, for all it was for, and begins the next.
-func (q *ringQueue) flushed(err error) {
-	batch := q.flushing
-	q.flushing = nil
-	for batch != nil {
-		op := batch
-		batch, op.next = op.next, nil
-		if err != nil || op.Kind == OpFlush {
-			q.finish(op, err)
-			continue
-		}
-		op.stage = stageMain
-		q.todo.push(op)
-	}
-	if q.group.head != nil && q.flushing == nil {
-		q.startFlush()
-	}
-}
-
-// enter submits what was pushed and, if there is nothing else to do, sleeps until
-// something has ended or was submitted.
-func (q *ringQueue) enter() {
-	wait := uint32(0)
-	q.mu.Lock()
-	canBegin := q.todo.head != nil && len(q.free) > 0
-	if q.waiting.head == nil && !canBegin && !(q.closed && q.live == 0) {
-		q.sleeping = true
-		wait = 1
-	}
-	q.mu.Unlock()
-	err := q.ring.enter(wait)
-	if wait > 0 {
-		q.mu.Lock()
-		q.sleeping = false
-		q.mu.Unlock()
-	}
-	if err != nil && err != unix.EINTR {
-		// The kernel lacks memory or has no room for completions. What it was not
-		// told of stays pending and is offered again.
-		time.Sleep(time.Millisecond)
-	}
-}
-
-// reap handles completions.
-func (q *ringQueue) reap() {
+// reaper handles completions until Close.
+func (q *ringQueue) reaper() {
+	defer close(q.stopped)
 	for {
-		c, ok := q.ring.pop()
-		if !ok {
-			return
+		q.ring.wait()
+		for {
+			c, ok := q.ring.pop()
+			if !ok {
+				break
+			}
+			switch c.userData {
+			case userStop:
+				return
+			case userFlush:
+				q.flushEnded(c.res)
+			default:
+				q.ended(int32(c.userData-userSlots), c.res)
+			}
 		}
-		switch c.userData {
-		case userWake:
-			var b [8]byte
-			_, _ = unix.Read(q.wake, b[:]) // it was readable, and does not block
-			q.armWake()
-		case userFlush:
-			q.flushEnded(c.res)
-		default:
-			q.ended(int32(c.userData-userSlots), c.res)
-		}
+		q.mu.Lock()
+		q.submitUnlock() // slots are free again
 	}
 }
 
+// flushEnded ends the flush under way, for all it was for.
 func (q *ringQueue) flushEnded(res int32) {
 	var err error
-	if res < 0 {
-		errno := unix.Errno(-res)
-		if errno == unix.EINTR || errno == unix.EAGAIN {
-			q.ring.push(uringSQE{opcode: uringOpFsync, fd: int32(q.fd), opFlags: uringFsyncDatasync, userData: userFlush})
-			return
-		}
+	again := false
+	switch errno := unix.Errno(-min(res, 0)); errno {
+	case 0:
+	case unix.EINTR, unix.EAGAIN, unix.ECANCELED:
+		again = true // not the disk's fault
+	default:
 		q.file.flushFailed.Store(true)
 		err = q.file.wrap(errno)
 	}
-	q.flushed(err)
+	q.mu.Lock()
+	batch := q.flushing
+	q.flushing = nil
+	q.inFlush = false
+	q.mu.Unlock()
+	for batch != nil {
+		op := batch
+		batch, op.next = op.next, nil
+		if !again && (err != nil || op.Kind == OpFlush) {
+			q.finish(op, err)
+			continue
+		}
+		if !again {
+			op.stage = stageMain
+		}
+		q.mu.Lock()
+		q.waiting.push(op)
+		q.mu.Unlock()
+	}
 }
 
 // ended handles the end of a read or write.
 func (q *ringQueue) ended(slot, res int32) {
+	q.mu.Lock()
 	op := q.slots[slot]
 	q.slots[slot] = nil
 	q.free = append(q.free, slot)
+	q.mu.Unlock()
 	errno := unix.Errno(0)
 	if res < 0 {
 		errno = unix.Errno(-res)
@@ -399,12 +339,14 @@ func (q *ringQueue) ended(slot, res int32) {
 	switch {
 	case int(res) == len(op.Buf):
 		q.finish(op, nil)
-	case res >= 0, errno == unix.EINTR, errno == unix.EAGAIN, errno == unix.EOPNOTSUPP:
-		// Interrupted, cut short, or a kernel or file system without this kind of
-		// request: done again as a whole by the plain system calls, which know why.
+	case res >= 0, errno == unix.EINTR, errno == unix.EAGAIN, errno == unix.ECANCELED, errno == unix.EOPNOTSUPP:
+		// Interrupted, cut short, its thread has ended, or a kernel or file system
+		// without this kind of request: done again as a whole by the plain system
+		// calls, which know why.
 		op.stage = stageMain
-		q.side.Submit(op)
-		q.leave()
+		q.mu.Lock()
+		q.toSideLocked(op)
+		q.mu.Unlock()
 	default:
 		q.finish(op, q.file.wrapAt(errno, op.Off))
 	}

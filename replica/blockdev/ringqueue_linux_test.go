@@ -5,13 +5,22 @@ package blockdev
 
 import (
 	"errors"
-	"path/filepath"
+	"runtime"
 	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 )
+
+// newPureRing is newRing with everything that the ring can do going through it, a
+// lone op too.
+func newPureRing(t testing.TB, entries int) (*File, Queue) {
+	t.Helper()
+	f, q := newRing(t, entries)
+	q.(*ringQueue).aside = 0
+	return f, q
+}
 
 // newRing returns a ring on a new file, or skips the test where there are none.
 func newRing(t testing.TB, entries int) (*File, Queue) {
@@ -30,6 +39,9 @@ func TestRing(t *testing.T) {
 		f, q := newRing(t, entries)
 		testQueue(t, f, q)
 		testQueueClose(t, q)
+		f, q = newPureRing(t, entries)
+		testQueue(t, f, q)
+		testQueueClose(t, q)
 	}
 }
 
@@ -43,6 +55,9 @@ func TestRingAllocations(t *testing.T) {
 		t.Skip("the race detector allocates")
 	}
 	_, q := newRing(t, 0)
+	testQueueAllocations(t, q)
+	require.NoError(t, q.Close())
+	_, q = newPureRing(t, 0)
 	testQueueAllocations(t, q)
 	require.NoError(t, q.Close())
 }
@@ -73,7 +88,7 @@ func TestNewQueueChooses(t *testing.T) {
 // TestRingReportsDiskErrors: reads behind the end of a file that was cut off by
 // somebody else.
 func TestRingReportsDiskErrors(t *testing.T) {
-	f, q := newRing(t, 0)
+	f, q := newPureRing(t, 0)
 	require.NoError(t, unix.Truncate(f.Path(), 4096))
 	err := submit(q, &Op{Kind: OpRead, Buf: AlignedBuffer(8192)})
 	require.ErrorContains(t, err, "truncated")
@@ -84,6 +99,7 @@ func TestRingReportsDiskErrors(t *testing.T) {
 	defer r.Close()
 	q, err = NewRing(r, 0)
 	require.NoError(t, err)
+	q.(*ringQueue).aside = 0
 	err = submit(q, &Op{Kind: OpWrite, Buf: AlignedBuffer(4096)})
 	require.ErrorIs(t, err, unix.EBADF)
 	require.ErrorContains(t, err, r.Path())
@@ -92,7 +108,7 @@ func TestRingReportsDiskErrors(t *testing.T) {
 
 // TestRingFlushes: many flushes at once, alone and before writes; a failure sticks.
 func TestRingFlushes(t *testing.T) {
-	f, q := newRing(t, 4)
+	f, q := newPureRing(t, 4)
 	var wg sync.WaitGroup
 	var ops []*Op
 	for i := range 60 {
@@ -125,16 +141,42 @@ func TestRingFlushes(t *testing.T) {
 	require.NoError(t, q.Close())
 }
 
-// TestRingOutlivesFile: the ring has its own descriptor.
+// TestRingOutlivesFile: the ring has its own descriptor, so that a device closed
+// too early does no harm to another file.
 func TestRingOutlivesFile(t *testing.T) {
-	f, err := Create(filepath.Join(t.TempDir(), "disk"), testSize, Options{})
-	require.NoError(t, err)
-	q, err := NewRing(f, 0)
-	if err != nil {
-		f.Close()
-		t.Skipf("no io_uring here: %v", err)
-	}
+	f, q := newPureRing(t, 0)
 	require.NoError(t, f.Close())
 	require.NoError(t, submit(q, &Op{Kind: OpWrite, Buf: fill(4096, 1)}))
+	require.ErrorIs(t, submit(q, &Op{Kind: OpZero, N: 4096}), ErrClosed)
 	require.NoError(t, q.Close())
+}
+
+// TestRingSubmitterThreadEnds: the kernel cancels what a thread has submitted when
+// the thread ends. The ops end well all the same.
+func TestRingSubmitterThreadEnds(t *testing.T) {
+	f, q := newPureRing(t, 0)
+	var wg sync.WaitGroup
+	ops := make([]*Op, 100)
+	for i := range ops {
+		ops[i] = &Op{
+			Kind: OpWrite, Off: int64(i) * 4096, Buf: fill(4096, uint64(i)), FUA: i%3 == 0, PreFlush: i%10 == 0,
+			Done: func(*Op) { wg.Done() },
+		}
+	}
+	wg.Add(len(ops))
+	for i := 0; i < len(ops); i += 10 {
+		go func() {
+			runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+			q.SubmitBatch(ops[i : i+10])
+		}()
+	}
+	wg.Wait()
+	require.NoError(t, q.Close())
+	for i, op := range ops {
+		require.NoError(t, op.Err)
+		got := AlignedBuffer(4096)
+		_, err := f.ReadAt(got, int64(i)*4096)
+		require.NoError(t, err)
+		require.Equal(t, fill(4096, uint64(i)), got)
+	}
 }

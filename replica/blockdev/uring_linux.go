@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -16,15 +17,12 @@ import (
 // The part of the io_uring interface that the queue needs, over raw system calls:
 // see io_uring_setup(2) and io_uring_enter(2).
 const (
-	uringOpFsync   = 3
-	uringOpPollAdd = 6
-	uringOpRead    = 22
-	uringOpWrite   = 23
+	uringOpNop   = 0
+	uringOpFsync = 3
+	uringOpRead  = 22
+	uringOpWrite = 23
 
-	uringSetupClamp        = 1 << 4
-	uringSetupCoopTaskrun  = 1 << 8  // Linux 5.19
-	uringSetupSingleIssuer = 1 << 12 // Linux 6.0
-	uringSetupDeferTaskrun = 1 << 13 // Linux 6.1
+	uringSetupClamp = 1 << 4
 
 	uringEnterGetEvents = 1
 	uringFsyncDatasync  = 1
@@ -68,7 +66,7 @@ type uringParams struct {
 	}
 }
 
-// uring is a ring that one goroutine, locked to its thread, uses.
+// uring is a ring. One goroutine at a time may push and submit, another wait and pop.
 type uring struct {
 	fd             int
 	sqMem, cqMem   []byte
@@ -82,25 +80,18 @@ type uring struct {
 	pending        uint32 // submissions that the kernel was not yet told of
 }
 
-// newURing makes a ring of about n entries, with the best flags that the kernel
-// takes. Kernels older than 5.6, and sandboxes that forbid it, return an error.
+// newURing makes a ring of about n entries. Kernels older than 5.6, and sandboxes
+// that forbid it, return an error.
 func newURing(n uint32) (*uring, error) {
-	var err error
-	for _, flags := range []uint32{
-		uringSetupClamp | uringSetupSingleIssuer | uringSetupDeferTaskrun,
-		uringSetupClamp | uringSetupCoopTaskrun,
-		uringSetupClamp,
-	} {
-		p := uringParams{flags: flags}
-		fd, _, e := unix.Syscall(unix.SYS_IO_URING_SETUP, uintptr(n), uintptr(unsafe.Pointer(&p)), 0)
-		if e == 0 {
-			return mapURing(int(fd), &p)
-		}
-		if err = os.NewSyscallError("io_uring_setup", e); e != unix.EINVAL {
-			break
-		}
+	// Not SINGLE_ISSUER or DEFER_TASKRUN, although they make the kernel's work
+	// cheaper: they tie the ring to one thread, and waking that thread for every
+	// lone request costs more than they save.
+	p := uringParams{flags: uringSetupClamp}
+	fd, _, e := unix.Syscall(unix.SYS_IO_URING_SETUP, uintptr(n), uintptr(unsafe.Pointer(&p)), 0)
+	if e != 0 {
+		return nil, os.NewSyscallError("io_uring_setup", e)
 	}
-	return nil, err
+	return mapURing(int(fd), &p)
 }
 
 // mapURing maps the rings of a new descriptor.
@@ -157,16 +148,25 @@ func (r *uring) push(s uringSQE) {
 	r.pending++
 }
 
-// enter tells the kernel of what was pushed and waits until there are at least
-// wait completions.
-func (r *uring) enter(wait uint32) error {
+// submit tells the kernel of what was pushed. When it cannot take it for want of
+// memory it is asked again: a request that hangs is better than one that is lost.
+func (r *uring) submit() {
 	atomic.StoreUint32(r.sqTail, r.tail)
-	n, _, e := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), uintptr(r.pending), uintptr(wait), uringEnterGetEvents, 0, 0)
-	if e != 0 {
-		return e
+	for r.pending > 0 {
+		n, _, e := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), uintptr(r.pending), 0, 0, 0, 0)
+		switch e {
+		case 0:
+			r.pending -= uint32(n)
+		case unix.EINTR:
+		default:
+			time.Sleep(time.Millisecond)
+		}
 	}
-	r.pending -= uint32(n)
-	return nil
+}
+
+// wait returns when there is a completion, or for no reason.
+func (r *uring) wait() {
+	_, _, _ = unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), 0, 1, uringEnterGetEvents, 0, 0)
 }
 
 // pop takes a completion.
@@ -204,14 +204,12 @@ func (f *File) prefersRing() bool {
 func (r *uring) selfTest(fd int) error {
 	buf := AlignedBuffer(Alignment)
 	r.push(rwSQE(uringOpRead, fd, buf, 0, 0, 1))
-	if err := r.enter(1); err != nil {
-		return os.NewSyscallError("io_uring_enter", err)
-	}
+	r.submit()
 	c, ok := r.pop()
-	runtime.KeepAlive(buf)
-	if !ok {
-		return fmt.Errorf("io_uring: %w: no completion", ErrNotSupported)
+	for ; !ok; c, ok = r.pop() {
+		r.wait()
 	}
+	runtime.KeepAlive(buf)
 	if c.res < 0 && unix.Errno(-c.res) == unix.EINVAL {
 		return fmt.Errorf("io_uring: %w: no read operation", ErrNotSupported)
 	}
