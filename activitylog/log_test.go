@@ -428,7 +428,7 @@ func TestEveryWindowCounts(t *testing.T) {
 				require.True(t, ok)
 			}
 			numbers = append(numbers, w.flight.Number)
-			if k > 100 && k%2 == 0 {
+			if k > 100 && k%3 == 0 {
 				w.check(t)
 			}
 			w.commit()

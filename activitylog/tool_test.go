@@ -47,7 +47,7 @@ func newToolDevice(t *testing.T, g activitylog.Geometry) *toolDevice {
 	}
 	d := &toolDevice{tool: tool, path: filepath.Join(t.TempDir(), "meta"), g: g}
 	require.NoError(t, os.WriteFile(d.path, nil, 0o600))
-	require.NoError(t, os.Truncate(d.path, 2<<20))
+	require.NoError(t, os.Truncate(d.path, 256<<10))
 	out, code := d.run(t, "create-md", "--al-stripes", strconv.Itoa(int(g.Stripes)), "--al-stripe-size-kB", strconv.Itoa(int(g.StripeSize4k)*4))
 	require.Zero(t, code, out)
 	return d
