@@ -33,7 +33,9 @@
 //
 // Plain TCP proves nothing about the peer; DRBD's own authentication (package
 // protocol) proves that it knows a secret but neither encrypts nor protects what
-// follows. Only TLS does. Whatever a stranger sends to a listening port, at most
-// his own connection is closed: first packets and prefaces have a time limit, a
-// fixed size, and total decoders, and the number of pending connections is bounded.
+// follows. Only TLS does. On plain TCP whoever can reach the port and sends a right
+// first packet is taken for the peer and displaces its connection, as with DRBD. On
+// TLS and in the preface strangers get no further than their own connection: first
+// packets and prefaces have a time limit, a fixed size, and total decoders, and the
+// number of pending connections is bounded.
 package transport

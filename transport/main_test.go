@@ -7,7 +7,10 @@ import (
 	"context"
 	"io"
 	"net"
+	"os"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,10 +20,19 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// freeAddr returns an address of this machine that nobody listens on.
+// nodes counts the addresses given out.
+var nodes atomic.Uint32
+
+// freeAddr returns an address of this machine that nobody listens on. On Linux each
+// has an IP address of its own, so that no other program takes the port meanwhile.
 func freeAddr(t testing.TB) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	host := "127.0.0.1"
+	if runtime.GOOS == "linux" {
+		pid, n := os.Getpid(), nodes.Add(1)
+		host = net.IPv4(127, byte(1+pid>>8%200), byte(pid), byte(1+n%250)).String()
+	}
+	ln, err := net.Listen("tcp", host+":0")
 	require.NoError(t, err)
 	defer ln.Close()
 	return ln.Addr().String()

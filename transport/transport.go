@@ -33,8 +33,9 @@ var (
 	ErrPreface = errors.New("transport: not a connection of a blockmirror shared listener")
 )
 
-// Conn is one of the two streams of a Pair. Deadlines work; where it is TCP it is
-// a *net.TCPConn, so net.Buffers sends with one writev.
+// Conn is one of the two streams of a Pair. Deadlines work. Where it is plain TCP,
+// on Unix, it is a *net.TCPConn, so net.Buffers sends with one writev; elsewhere,
+// and for TLS, join small pieces before writing.
 type Conn = net.Conn
 
 // Pair is one DRBD connection: two streams between the same two nodes (spec: wire

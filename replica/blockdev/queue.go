@@ -105,11 +105,10 @@ type Queue interface {
 	Close() error
 }
 
-// NewQueue returns the best queue for dev on this system. On Linux, for a File
-// that does direct I/O to a disk, that is an io_uring, where the kernel allows
-// one; everywhere else it is a pool of goroutines, at most workers of them (at
-// least 1), that call dev's methods. A queue starts its goroutines when they are
-// needed, and keeps them until Close.
+// NewQueue returns the best queue for dev on this system: NewRing for a File that
+// does direct I/O to a disk, on a Linux that has io_uring; everywhere else
+// NewPoolQueue with at most workers goroutines (at least 1). A queue keeps its
+// goroutines until Close. Close it before the device.
 func NewQueue(dev Device, workers int) Queue {
 	if f, ok := dev.(*File); ok && f.prefersRing() {
 		if q, err := NewRing(f, 0); err == nil {

@@ -63,9 +63,9 @@ type ringQueue struct {
 }
 
 // NewRing returns a Queue over an io_uring for a File that does direct I/O, with
-// room for so many requests at the disk (0: 128); more wait. It returns
-// ErrNotSupported or the system's error where there is none. NewQueue chooses it by
-// itself where it is faster.
+// room for so many requests at the disk (0: 128); more wait. Up to eight requests at
+// a time, and what the ring cannot do, go to goroutines that call the File. It
+// returns ErrNotSupported or the system's error where there is no io_uring.
 func NewRing(f *File, entries int) (Queue, error) {
 	if !f.limits.Direct || f.blkAlign > SectorSize {
 		return nil, fmt.Errorf("io_uring: %w: it needs direct I/O and 512-byte blocks", ErrNotSupported)
