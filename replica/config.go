@@ -94,7 +94,7 @@ type VolumeConfig struct {
 // 6.4). Rates are bytes per second, rounded down to KiB.
 type ResyncConfig struct {
 	// Rate is the speed at the start, or always if PlanAhead is negative
-	// ("resync-rate"); 0 stands for 250 KiB/s.
+	// ("resync-rate"); 0 stands for DRBD's 250 KiB/s.
 	Rate int64
 	// PlanAhead is the time in which the controller corrects a deviation
 	// ("c-plan-ahead"), a multiple of 100 ms up to 30 s; 0 stands for 2 s, a

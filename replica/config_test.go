@@ -52,7 +52,7 @@ func TestConfigDefaults(t *testing.T) {
 	v := coreVolume(&VolumeConfig{ID: 7})
 	require.Equal(t, core.VolumeConfig{
 		Number: 7, Minor: 7, DiskFlushes: true,
-		ResyncRate: 250, CPlanAhead: 20, CDelay: 10, CFill: 100, CMaxRate: 102400, CMinRate: 250,
+		CPlanAhead: 20, CDelay: 10, CFill: 100, CMaxRate: 102400, CMinRate: 250,
 	}, v)
 	n := coreNet(&PeerConfig{})
 	require.Equal(t, protocol.C, n.Protocol)
@@ -75,6 +75,7 @@ func TestConfigOff(t *testing.T) {
 	require.Zero(t, v.CPlanAhead)
 	require.Zero(t, v.CFill)
 	require.Zero(t, v.CMinRate)
+	require.Equal(t, uint32(250), coreVolume(&VolumeConfig{Resync: ResyncConfig{PlanAhead: -1}}).ResyncRate)
 	n := coreNet(&PeerConfig{KoCount: -1, DisableRLE: true})
 	require.Zero(t, n.KoCount)
 	require.False(t, n.UseRLE)

@@ -32,9 +32,12 @@ func coreVolume(v *VolumeConfig) core.VolumeConfig {
 		Number: v.ID, Minor: or(v.Minor, int(v.ID)), UserSize: uint64(v.Size) / metadata.SectorSize,
 		ALExtents: v.ALExtents, DiskFlushes: !v.NoDiskFlushes, DetachOnIO: core.OnIOError(v.OnIOError),
 		AssumeClean: v.AssumeClean,
-		ResyncRate:  kib(s.Rate, 250), CMaxRate: kib(s.MaxRate, 100<<10), CMinRate: kib(s.MinRate, 250),
+		ResyncRate:  kib(s.Rate, 0), CMaxRate: kib(s.MaxRate, 100<<10), CMinRate: kib(s.MinRate, 250),
 		CPlanAhead: deci(s.PlanAhead, 20), CDelay: deci(s.DelayTarget, 10),
 		CFill: 100,
+	}
+	if s.PlanAhead < 0 && s.Rate == 0 {
+		out.ResyncRate = 250 // a fixed rate has to be one; the controller does without
 	}
 	switch {
 	case s.FillTarget < 0:

@@ -220,7 +220,7 @@ func TestReconnect(t *testing.T) {
 	var stop atomic.Bool
 	done := make(chan []*writer)
 	go func() { done <- runWriters(t, p.alpha.vol, 8, 1<<30, &stop) }()
-	for i := range steps(20) {
+	for i := range max(2, steps(6)) {
 		if i%2 == 0 {
 			events := p.alpha.res.Events(ctx)
 			p.net.Reset("alpha", "beta")

@@ -24,29 +24,34 @@ type watch struct {
 // resource is StandAlone; and the context's error.
 func (r *Resource) WaitConnected(ctx context.Context) error {
 	return r.explain("wait for the connection", r.wait(ctx, func(s *core.Snapshot) (bool, error) {
-		return r.eachConn(s, func(c protocol.ConnState) bool { return c >= protocol.Connected })
+		return r.each(s, func(st protocol.State) bool { return st.Conn >= protocol.Connected })
 	}))
 }
 
-// WaitSync returns nil when all volumes are connected and neither resync nor
-// prepare to. Errors are those of WaitConnected.
+// WaitSync returns nil when all volumes are connected and every disk of the two
+// nodes is UpToDate (volumes without a disk on one node do not count). It does not
+// return for a pair of fresh disks before one node was promoted with Force, nor after
+// a resync in which blocks failed: limit it with ctx. Errors are those of
+// WaitConnected.
 func (r *Resource) WaitSync(ctx context.Context) error {
+	good := func(d protocol.DiskState) bool { return d == protocol.UpToDate || d == protocol.Diskless }
 	return r.explain("wait for the resync", r.wait(ctx, func(s *core.Snapshot) (bool, error) {
-		return r.eachConn(s, func(c protocol.ConnState) bool {
-			return c == protocol.Connected || c == protocol.VerifyS || c == protocol.VerifyT
+		return r.each(s, func(st protocol.State) bool {
+			calm := st.Conn == protocol.Connected || st.Conn == protocol.VerifyS || st.Conn == protocol.VerifyT
+			return calm && good(st.Disk) && good(st.PeerDisk)
 		})
 	}))
 }
 
-// eachConn reports whether all volumes' connection states are fine.
-func (r *Resource) eachConn(s *core.Snapshot, fine func(protocol.ConnState) bool) (bool, error) {
+// each reports whether all volumes' states are fine.
+func (r *Resource) each(s *core.Snapshot, fine func(protocol.State) bool) (bool, error) {
 	all := true
 	for i := range s.Volumes {
-		conn := s.Volumes[i].State.Conn
-		if conn == protocol.StandAlone {
+		st := s.Volumes[i].State
+		if st.Conn == protocol.StandAlone {
 			return false, r.standAlone()
 		}
-		all = all && fine(conn)
+		all = all && fine(st)
 	}
 	return all, nil
 }

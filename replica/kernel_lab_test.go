@@ -1,0 +1,442 @@
+// Copyright The blockmirror Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package replica_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-blockmirror/blockmirror/internal/kerneldrbd"
+	"github.com/go-blockmirror/blockmirror/metadata"
+	"github.com/go-blockmirror/blockmirror/protocol"
+	"github.com/go-blockmirror/blockmirror/replica"
+	"github.com/go-blockmirror/blockmirror/replica/blockdev"
+	"github.com/go-blockmirror/blockmirror/transport"
+	"github.com/stretchr/testify/require"
+)
+
+// What the disks of the lab are for.
+const (
+	labDiskBytes    = 24 << 20
+	labPatternBytes = 4 << 20
+
+	labDisk    = 0 // /dev/vda: volume 0
+	labDisk2   = 1 // /dev/vdb: volume 1
+	labPattern = 2 // /dev/vdc: random data to write from
+)
+
+// kernelLab is a guest with the kernel's DRBD, and disks to experiment with.
+type kernelLab struct {
+	guest *kerneldrbd.Guest
+	disks []string // files
+	// pattern is what the disk labPattern holds. Guests read no host memory, so data
+	// that the kernel shall write comes from there.
+	pattern []byte
+}
+
+// TestKernel runs a blockmirror node against the Linux kernel's DRBD. One guest serves
+// all scenarios; each begins with new metadata.
+func TestKernel(t *testing.T) {
+	kerneldrbd.Require(t)
+	if testing.Short() {
+		t.Skip("boots a virtual machine")
+	}
+	lab := newKernelLab(t)
+	for _, s := range kernelScenarios {
+		t.Run(s.name, func(t *testing.T) { s.run(t, lab) })
+	}
+}
+
+func newKernelLab(t *testing.T) *kernelLab {
+	lab := &kernelLab{pattern: make([]byte, labPatternBytes)}
+	rng := rand.New(rand.NewPCG(8, 4))
+	for i := range lab.pattern {
+		lab.pattern[i] = byte(rng.Uint32())
+	}
+	dir := t.TempDir()
+	opts := kerneldrbd.Options{}
+	for i := range 3 {
+		path := filepath.Join(dir, fmt.Sprint("disk", i))
+		require.NoError(t, os.WriteFile(path, nil, 0o600))
+		require.NoError(t, os.Truncate(path, labDiskBytes))
+		lab.disks = append(lab.disks, path)
+		opts.Disks = append(opts.Disks, kerneldrbd.Disk{Path: path})
+	}
+	require.NoError(t, os.WriteFile(lab.disks[labPattern], lab.pattern, 0o600))
+	require.NoError(t, os.Truncate(lab.disks[labPattern], labDiskBytes))
+	var err error
+	lab.guest, err = kerneldrbd.Start(labContext(t), opts)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, lab.guest.Close()) })
+	return lab
+}
+
+// labContext limits a scenario generously: emulation is slow on a busy machine.
+func labContext(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// duoOptions are what scenarios vary.
+type duoOptions struct {
+	fresh    bool // metadata as after create-md; else both disks are in sync
+	two      bool // two volumes, 0 and 1
+	protocol protocol.ReplicationProtocol
+	config   func(*replica.Config) // changes the node's configuration
+	net      []string              // further options of the kernel's connect
+	disk     []string              // further options of the kernel's attach
+	// mayBreak allows broken connections, which otherwise fail the scenario.
+	mayBreak bool
+	// nodeDiskless and kernelDiskless leave a side without disk.
+	nodeDiskless, kernelDiskless bool
+}
+
+// duo is a blockmirror node and a kernel resource that are each other's peer.
+type duo struct {
+	t    *testing.T
+	ctx  context.Context
+	lab  *kernelLab
+	opts duoOptions
+	mark kerneldrbd.Mark // of the kernel's log at the start
+
+	kernel *kerneldrbd.Resource
+	port   int // where the kernel dials
+
+	node  *replica.Resource
+	disks []*blockdev.Faulty // the node's
+	cfg   replica.Config
+
+	mu      sync.Mutex
+	history []string // state changes of the node
+	log     bytes.Buffer
+	record  sync.WaitGroup
+}
+
+// newDuo prepares both sides, attached and StandAlone.
+func newDuo(t *testing.T, lab *kernelLab, opts duoOptions) *duo {
+	t.Helper()
+	if opts.protocol == 0 {
+		opts.protocol = protocol.C
+	}
+	d := &duo{t: t, ctx: labContext(t), lab: lab, opts: opts}
+	var err error
+	d.mark, err = lab.guest.Mark(d.ctx)
+	require.NoError(t, err)
+	t.Cleanup(d.report)
+
+	d.port = freePort(t)
+	d.kernel = &kerneldrbd.Resource{
+		Guest: lab.guest, Name: "r0", Port: 7788,
+		DiskOptions: append([]string{"--c-plan-ahead=0", "--resync-rate=100000"}, opts.disk...),
+		NetOptions: append([]string{
+			"--protocol=" + opts.protocol.String(), "--connect-int=3", "--socket-check-timeout=3", "--ping-timeout=300",
+		}, opts.net...),
+	}
+	for i, n := 0, opts.volumes(); i < n; i++ {
+		v := kerneldrbd.Volume{Number: i, Minor: i}
+		if !opts.kernelDiskless {
+			v.Disk = fmt.Sprintf("/dev/vd%c", 'a'+i)
+			lab.format(t, lab.disks[i], opts)
+		}
+		d.kernel.Volumes = append(d.kernel.Volumes, v)
+	}
+	require.NoError(t, d.kernel.Up(d.ctx))
+	t.Cleanup(func() { require.NoError(t, d.kernel.Down(labContext(t))) })
+
+	tr, err := transport.NewTCP(transport.TCPConfig{
+		Local: fmt.Sprintf("127.0.0.1:%d", d.port), Remote: fmt.Sprintf("127.0.0.1:%d", lab.guest.HostPort(d.kernel.Port)),
+		ConnectInterval: 3 * time.Second, PingTimeout: 30 * time.Second, SocketCheckTimeout: 300 * time.Millisecond,
+	})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, tr.Close()) })
+	d.cfg = replica.Config{
+		Name:   "r0",
+		Logger: slog.New(slog.NewTextHandler((*duoLog)(d), &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Peers:  []replica.PeerConfig{{Name: "kernel", Transport: tr, Protocol: opts.protocol, PingTimeout: 30 * time.Second}},
+	}
+	for i := range opts.volumes() {
+		v := replica.VolumeConfig{ID: uint16(i), Resync: replica.ResyncConfig{PlanAhead: -1, Rate: 100 << 20}}
+		if !opts.nodeDiskless {
+			disk := blockdev.NewFaulty(blockdev.NewMemory(labDiskBytes))
+			t.Cleanup(func() { require.NoError(t, disk.Close()) })
+			require.NoError(t, replica.CreateMetadata(replica.Disk{Device: disk}, opts.metadata(t, disk)))
+			d.disks, v.Disk = append(d.disks, disk), disk
+		}
+		d.cfg.Volumes = append(d.cfg.Volumes, v)
+	}
+	if opts.config != nil {
+		opts.config(&d.cfg)
+	}
+	d.openNode()
+	return d
+}
+
+func (o *duoOptions) volumes() int {
+	if o.two {
+		return 2
+	}
+	return 1
+}
+
+// metadata is that of disks which are in sync, or of fresh ones.
+func (o *duoOptions) metadata(t testing.TB, disk blockdev.Device) metadata.CreateOptions {
+	if o.fresh {
+		return metadata.CreateOptions{}
+	}
+	l, err := metadata.NewLayout(metadata.V08, metadata.Internal(), disk.Size(), metadata.Geometry{})
+	require.NoError(t, err)
+	return metadata.CreateOptions{
+		EffectiveSize: l.UsableSectors, Current: 0x0123456789abcdee,
+		Flags: metadata.Consistent | metadata.WasUpToDate,
+	}
+}
+
+// format empties a disk of the kernel and writes metadata from this side.
+func (lab *kernelLab) format(t testing.TB, path string, opts duoOptions) {
+	require.NoError(t, os.Truncate(path, 0))
+	require.NoError(t, os.Truncate(path, labDiskBytes))
+	f, err := blockdev.OpenFile(path, blockdev.FileOptions{})
+	require.NoError(t, err)
+	require.NoError(t, replica.CreateMetadata(replica.Disk{Device: f}, opts.metadata(t, f)))
+	require.NoError(t, f.Flush())
+	require.NoError(t, f.Close())
+}
+
+func freePort(t testing.TB) int {
+	ln, err := net.Listen("tcp4", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer ln.Close()
+	return ln.Addr().(*net.TCPAddr).Port
+}
+
+// duoLog collects the node's log.
+type duoLog duo
+
+func (l *duoLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.log.Write(p)
+}
+
+// openNode opens the node, records its history, and closes it at the end.
+func (d *duo) openNode() {
+	d.t.Helper()
+	res, err := replica.Open(d.ctx, d.cfg)
+	require.NoError(d.t, err)
+	d.node = res
+	events := res.Events(context.Background())
+	d.record.Go(func() {
+		for ev := range events {
+			d.mu.Lock()
+			d.history = append(d.history, ev.String())
+			d.mu.Unlock()
+		}
+	})
+	d.t.Cleanup(func() {
+		require.NoError(d.t, res.Close())
+		d.record.Wait()
+	})
+}
+
+// report checks what both sides logged, and shows it if the scenario failed.
+func (d *duo) report() {
+	lines, err := d.lab.guest.Log(labContext(d.t), d.mark)
+	require.NoError(d.t, err)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.opts.mayBreak && !d.t.Failed() {
+		for _, line := range slices.Concat(lines, d.history) {
+			if brokenConnection.MatchString(line) {
+				d.t.Errorf("a connection broke: %s", line)
+			}
+		}
+	}
+	for _, line := range lines {
+		if kernelComplaint.MatchString(line) {
+			d.t.Errorf("the kernel complained: %s", line)
+		}
+	}
+	if d.t.Failed() {
+		d.t.Logf("kernel:\n%s\nnode:\n%s\nnode's log:\n%s", strings.Join(lines, "\n"), strings.Join(d.history, "\n"), d.log.String())
+	}
+}
+
+var (
+	brokenConnection = regexp.MustCompile(`-> (BrokenPipe|NetworkFailure|ProtocolError|Timeout) `)
+	kernelComplaint  = regexp.MustCompile(`ASSERT|BUG|WARNING|Wrong magic|unexpected|Unexpected|[Ii]ncompatible|bad |Oops`)
+)
+
+// connect connects both sides and waits until both say so.
+func (d *duo) connect() {
+	d.t.Helper()
+	d.connectKernel()
+	d.connectNode()
+	d.waitConnected()
+}
+
+func (d *duo) connectKernel(options ...string) {
+	d.t.Helper()
+	require.NoError(d.t, d.kernel.Connect(d.ctx, d.port, options...))
+}
+
+func (d *duo) connectNode(options ...replica.ConnectOption) {
+	d.t.Helper()
+	require.NoError(d.t, d.node.Connect(d.ctx, options...))
+}
+
+func (d *duo) waitConnected() {
+	d.t.Helper()
+	require.NoError(d.t, d.node.WaitConnected(d.ctx))
+	d.waitKernel(func(m kerneldrbd.Minor) bool { return slices.Contains(connectedStates, m.Conn) })
+}
+
+var connectedStates = []string{
+	"Connected", "StartingSyncS", "StartingSyncT", "WFBitMapS", "WFBitMapT", "WFSyncUUID", "SyncSource", "SyncTarget",
+}
+
+// waitSync waits until both sides are Connected and UpToDate, with nothing out of sync.
+func (d *duo) waitSync() {
+	d.t.Helper()
+	require.NoError(d.t, d.node.WaitSync(d.ctx))
+	d.waitKernel(func(m kerneldrbd.Minor) bool {
+		return m.Conn == "Connected" && m.Disk == "UpToDate" && m.PeerDisk == "UpToDate" && m.OutOfSync() == 0
+	})
+	for i := range d.cfg.Volumes {
+		require.Zero(d.t, d.status(uint16(i)).OutOfSync)
+	}
+}
+
+// waitKernel waits for a state of the kernel's first volume.
+func (d *duo) waitKernel(wanted func(kerneldrbd.Minor) bool) kerneldrbd.Minor {
+	d.t.Helper()
+	m, err := d.kernel.Wait(d.ctx, wanted)
+	require.NoError(d.t, err)
+	return m
+}
+
+// waitKernelState waits for one of these states, as Minor.State writes them.
+func (d *duo) waitKernelState(states ...string) kerneldrbd.Minor {
+	d.t.Helper()
+	m, err := d.kernel.WaitState(d.ctx, states...)
+	require.NoError(d.t, err)
+	return m
+}
+
+// waitNode waits for a state of the node's volume 0.
+func (d *duo) waitNode(wanted func(replica.VolumeStatus) bool) replica.VolumeStatus {
+	d.t.Helper()
+	ctx, cancel := context.WithCancel(d.ctx)
+	defer cancel()
+	events := d.node.Events(ctx)
+	if st := d.status(0); wanted(st) {
+		return st
+	}
+	for range events {
+		if st := d.status(0); wanted(st) {
+			return st
+		}
+	}
+	require.Failf(d.t, "the node did not get there", "it is %v", d.status(0).State)
+	return replica.VolumeStatus{}
+}
+
+// waitNodeState waits for a state, written as the kernel's.
+func (d *duo) waitNodeState(states ...string) replica.VolumeStatus {
+	d.t.Helper()
+	return d.waitNode(func(st replica.VolumeStatus) bool { return slices.Contains(states, stateText(st.State)) })
+}
+
+func stateText(s protocol.State) string {
+	return fmt.Sprintf("%v %v/%v %v/%v", s.Conn, s.Role, s.Peer, s.Disk, s.PeerDisk)
+}
+
+func (d *duo) status(volume uint16) replica.VolumeStatus {
+	d.t.Helper()
+	st, ok := d.node.Status().Volume(volume)
+	require.True(d.t, ok)
+	return st
+}
+
+// kernelLog returns what the kernel has logged in this scenario.
+func (d *duo) kernelLog() []string {
+	d.t.Helper()
+	lines, err := d.lab.guest.Log(d.ctx, d.mark)
+	require.NoError(d.t, err)
+	return lines
+}
+
+// vol is the node's volume 0.
+func (d *duo) vol() *replica.Volume { return d.node.Volume(0) }
+
+// kernelWrite writes n bytes of the pattern to the kernel's device, in requests of
+// size bytes past its page cache.
+func (d *duo) kernelWrite(volume int, offset, patternOffset, n, size int64) {
+	d.t.Helper()
+	require.NoError(d.t, d.lab.guest.Copy(d.ctx, d.kernel.Volumes[volume].Device(), offset, "/dev/vdc", patternOffset, n, size))
+}
+
+// nodeWrite writes n bytes of the pattern to the node's volume.
+func (d *duo) nodeWrite(volume uint16, offset, patternOffset, n int64) {
+	d.t.Helper()
+	_, err := d.node.Volume(volume).WriteAtContext(d.ctx, d.lab.pattern[patternOffset:patternOffset+n], offset)
+	require.NoError(d.t, err)
+}
+
+// nodeContent and kernelContent read the data area of a side's disk.
+func (d *duo) nodeContent(volume int) []byte {
+	d.t.Helper()
+	b := make([]byte, d.node.Volume(uint16(volume)).Size())
+	_, err := d.disks[volume].ReadAt(b, 0)
+	require.NoError(d.t, err)
+	return b
+}
+
+func (d *duo) kernelContent(volume int) []byte {
+	d.t.Helper()
+	b, err := os.ReadFile(d.lab.disks[volume])
+	require.NoError(d.t, err)
+	return b[:d.node.Volume(uint16(volume)).Size()]
+}
+
+// requireSame compares the disks of both sides.
+func (d *duo) requireSame() {
+	d.t.Helper()
+	for i := range d.cfg.Volumes {
+		node, kernel := d.nodeContent(i), d.kernelContent(i)
+		require.NotEmpty(d.t, node)
+		if bytes.Equal(node, kernel) {
+			continue
+		}
+		var differ []int
+		for b := 0; b < len(node); b += 4096 {
+			end := min(b+4096, len(node))
+			if !bytes.Equal(node[b:end], kernel[b:end]) {
+				differ = append(differ, b/4096)
+			}
+		}
+		require.Failf(d.t, "the disks differ", "volume %d: %d blocks of 4 KiB: %v", i, len(differ), differ[:min(50, len(differ))])
+	}
+}
+
+// requireBoth checks that both sides have what a model says.
+func (d *duo) requireBoth(model []byte) {
+	d.t.Helper()
+	d.requireSame()
+	require.True(d.t, bytes.Equal(model, d.nodeContent(0)), "the data is not what was written")
+}
