@@ -225,13 +225,14 @@ func (d *Decision) splitBrain() {
 	if found == SplitBrain || d.in.Policies.AlwaysASBP {
 		d.ruling = consult(d.in.Policies, d.in.CompareInput)
 		w = d.ruling.final
-		if d.ruling.loser {
-			if d.in.CanDemote {
-				d.Demote = true
-			} else {
-				d.call(HandlerPriLostAfterSB)
-				w = nobody
-			}
+		switch {
+		case d.contested():
+			w = nobody
+		case d.ruling.loser && d.in.CanDemote:
+			d.Demote = true
+		case d.ruling.loser:
+			d.call(HandlerPriLostAfterSB)
+			w = nobody
 		}
 		d.logf("%s=%v: %v", d.ruling.option, d.ruling.policy, w)
 		d.DecidedBy = ByPolicy
@@ -254,6 +255,16 @@ func (d *Decision) splitBrain() {
 		// DRBD peer goes along with, because bitmaps are exchanged and joined.
 		d.Outcome = d.Outcome.full()
 	}
+}
+
+// contested reports whether call-pri-lost-after-sb makes a Primary lose to a node that
+// is itself told to discard its data. If that Primary cannot demote, discard-my-data
+// would make it the source while the other node counts on being that. So both leave it
+// to discard-my-data at once, which is where DRBD's Primary ends too.
+func (d *Decision) contested() bool {
+	r := &d.ruling
+	loserIsPrimary := r.final == peerNode && d.in.Own.Primary || r.final == thisNode && d.in.Peer.Primary
+	return r.policy == PolicyCallPriLost && loserIsPrimary && d.discardMyData() == -r.final
 }
 
 // discardMyData looks at the flag that one of the nodes, not both, may carry.

@@ -107,6 +107,15 @@ func TestDecide(t *testing.T) {
 			in.Own.Primary, in.CanDemote = true, true
 			in.Policies = Policies{AfterSB0Pri: PolicyDiscardLeastChanges, AfterSB1Pri: PolicyCallPriLost}
 		}), want{action: ActBecomeTarget, by: ByPolicy, demote: true, handlers: []Handler{HandlerInitialSplitBrain}}},
+		{"pri-lost-after-sb against discard-my-data", with(atOdds(), func(in *DecideInput) {
+			in.Own.Primary, in.CanDemote, in.Peer.Flags = true, true, FlagDiscardMyData
+			in.Policies = Policies{AfterSB0Pri: PolicyDiscardLeastChanges, AfterSB1Pri: PolicyCallPriLost}
+		}), want{action: ActBecomeSource, by: ByDiscardMyData, handlers: []Handler{HandlerInitialSplitBrain}}},
+		{"the same, seen by the other node", with(atOdds(), func(in *DecideInput) {
+			in.CompareInput = in.mirror()
+			in.Peer.Primary, in.Own.Flags = true, FlagDiscardMyData
+			in.Policies = Policies{AfterSB0Pri: PolicyDiscardLeastChanges, AfterSB1Pri: PolicyCallPriLost}
+		}), want{action: ActBecomeTarget, by: ByDiscardMyData, handlers: []Handler{HandlerInitialSplitBrain}}},
 		{"violently, but rr-conflict", with(atOdds(), func(in *DecideInput) {
 			in.Own.Primary = true
 			in.Policies = Policies{AfterSB0Pri: PolicyDiscardLeastChanges, AfterSB1Pri: PolicyViolently}
@@ -219,57 +228,81 @@ func drawDecide(t *rapid.T) (DecideInput, DecideInput) {
 
 // If neither node refuses, they do mirrored things; every decision can be explained.
 func TestDecideMirrors(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		a, b := drawDecide(t)
-		own, peer := Decide(a), Decide(b)
-		if own.Refusal == NotRefused && peer.Refusal == NotRefused {
-			require.Equal(t, own.Outcome, peer.Outcome.Mirror())
-			require.Equal(t, own.FullSync, peer.FullSync)
-			require.Equal(t, own.Action == ActBecomeSource, peer.Action == ActBecomeTarget)
+	for range 20 { // a hundred draws each
+		rapid.Check(t, decideMirrors)
+	}
+}
+
+func decideMirrors(t *rapid.T) {
+	a, b := drawDecide(t)
+	own, peer := Decide(a), Decide(b)
+	if own.Refusal == NotRefused && peer.Refusal == NotRefused {
+		require.Equal(t, own.Outcome, peer.Outcome.Mirror())
+		require.Equal(t, own.FullSync, peer.FullSync)
+		require.Equal(t, own.Action == ActBecomeSource, peer.Action == ActBecomeTarget)
+	}
+	for _, d := range []Decision{own, peer} {
+		require.NotEmpty(t, d.Sentence())
+		require.Contains(t, d.Explain("r0"), d.Verdict.Own.String())
+		if d.Refusal != NotRefused {
+			require.NotEmpty(t, d.Advice("r0"))
 		}
-		for _, d := range []Decision{own, peer} {
-			require.NotEmpty(t, d.Sentence())
-			require.Contains(t, d.Explain("r0"), d.Verdict.Own.String())
-			if d.Refusal != NotRefused {
-				require.NotEmpty(t, d.Advice("r0"))
-			}
-			// Data that diverged is never overwritten unless somebody said so.
-			if d.Verdict.Outcome.IsSplitBrain() && d.Refusal == NotRefused {
-				require.NotEqual(t, ByIdentifiers, d.DecidedBy)
-			}
-			// A Primary's good data neither, unless it was said so or it is demoted.
-			if d.Action == ActBecomeTarget && d.in.Own.Primary && d.in.OwnDisk >= DiskConsistent {
-				require.True(t, d.Demote || d.in.Policies.RRConflict == RRViolently)
-			}
+		// Data that diverged is never overwritten unless somebody said so.
+		if d.Verdict.Outcome.IsSplitBrain() && d.Refusal == NotRefused {
+			require.NotEqual(t, ByIdentifiers, d.DecidedBy)
 		}
-	})
+		// A Primary's good data neither, unless it was said so or it is demoted.
+		if d.Action == ActBecomeTarget && d.in.Own.Primary && d.in.OwnDisk >= DiskConsistent {
+			require.True(t, d.Demote || d.in.Policies.RRConflict == RRViolently)
+		}
+	}
 }
 
 // The automatic policies keep what they promise to keep.
 func TestPoliciesKeepTheirPromise(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		in, _ := drawDecide(t)
-		d := Decide(in)
-		if d.DecidedBy != ByPolicy || d.Refusal != NotRefused {
-			return
-		}
-		lost, kept := in.Own, in.Peer
-		if d.Action == ActBecomeSource {
-			lost, kept = in.Peer, in.Own
-		}
-		zero := in.Policies.AfterSB0Pri == PolicyDiscardZeroChanges
-		switch one := in.Own.Primary != in.Peer.Primary; {
-		case one && in.Policies.AfterSB1Pri == PolicyDiscardSecondary:
-			require.False(t, lost.Primary)
-		case one && in.Policies.AfterSB1Pri == PolicyConsensus:
-			require.False(t, lost.Primary)
-			require.True(t, !zero || lost.BitmapBits == 0)
-		case zero:
-			require.Zero(t, lost.BitmapBits)
-		case in.Policies.AfterSB0Pri == PolicyDiscardLeastChanges:
-			require.LessOrEqual(t, lost.BitmapBits, kept.BitmapBits)
-		}
-	})
+	for range 20 {
+		rapid.Check(t, policiesKeepTheirPromise)
+	}
+}
+
+func policiesKeepTheirPromise(t *rapid.T) {
+
+	in, _ := drawDecide(t)
+	d := Decide(in)
+	if d.DecidedBy != ByPolicy || d.Refusal != NotRefused {
+		return
+	}
+	lost, kept := in.Own, in.Peer
+	if d.Action == ActBecomeSource {
+		lost, kept = in.Peer, in.Own
+	}
+	zero := in.Policies.AfterSB0Pri == PolicyDiscardZeroChanges
+	switch one := in.Own.Primary != in.Peer.Primary; {
+	case one && in.Policies.AfterSB1Pri == PolicyDiscardSecondary:
+		require.False(t, lost.Primary)
+	case one && in.Policies.AfterSB1Pri == PolicyConsensus:
+		require.False(t, lost.Primary)
+		require.True(t, !zero || lost.BitmapBits == 0)
+	case zero:
+		require.Zero(t, lost.BitmapBits)
+	case in.Policies.AfterSB0Pri == PolicyDiscardLeastChanges:
+		require.LessOrEqual(t, lost.BitmapBits, kept.BitmapBits)
+	}
+}
+
+func TestExplainPolicies(t *testing.T) {
+	in := atOdds()
+	in.Own.Primary = true
+	in.Policies = Policies{AfterSB0Pri: PolicyDiscardLeastChanges, AfterSB1Pri: PolicyCallPriLost}
+	require.Contains(t, Decide(in).Explain("r0"), "the peer's data stays, but this node is Primary and cannot be demoted now")
+	in.CanDemote = true
+	require.Contains(t, Decide(in).Explain("r0"), "the peer's data stays; this node is demoted for it")
+	in.Peer.Flags = FlagDiscardMyData
+	require.Contains(t, Decide(in).Explain("r0"), "the peer's data stays, but that node is told to discard it")
+	in.Policies.AfterSB1Pri = PolicyConsensus
+	require.Contains(t, Decide(in).Explain("r0"), "discard-least-changes alone would say that the peer's data stays, but that node is not Primary")
+	in = distant()
+	require.Contains(t, Decide(in).Explain("r0"), "that takes always-asbp")
 }
 
 func TestNames(t *testing.T) {

@@ -97,6 +97,8 @@ func (r ruling) explain(d Decision) string {
 	case r.final == nobody && r.proposed != nobody:
 		return fmt.Sprintf("undecided; after-sb-0pri=%v alone would say that %v, but that node is not Primary",
 			d.in.Policies.AfterSB0Pri, r.proposed)
+	case d.contested():
+		return fmt.Sprintf("%v, but that node is told to discard it", r.final)
 	case r.loser && !d.Demote:
 		return fmt.Sprintf("%v, but this node is Primary and cannot be demoted now", r.final)
 	case r.loser:
