@@ -17,11 +17,16 @@ func (l *Layout) alGeometry() activitylog.Geometry {
 	return activitylog.Geometry{Stripes: l.Geometry.ALStripes, StripeSize4k: l.Geometry.ALStripeSize4k}
 }
 
-// initActivityLog writes every block of the activity log as initialised; v07's
-// log becomes all zero. It flushes once before and once after the block that is
-// first in the ring: of a log that was in use, a replay accepts whatever a crash
-// leaves in that order, but not a lone torn block elsewhere.
-func initActivityLog(dev io.WriterAt, l Layout) error {
+// InitActivityLog writes every block of the activity log as initialised, as
+// create-md and apply-al do (spec: on-disk 5.1); v07's log becomes all zero. A node
+// that closes a device in an orderly way may do so, too, between its bitmap and a
+// superblock that is clean (spec: on-disk 10.4).
+//
+// Durability: it flushes what was written to dev before, the bitmap above all,
+// with the blocks; then it writes the block that is first in the ring, and flushes
+// again. Of a log that was in use since its first transaction, a replay accepts
+// whatever a crash leaves in that order, but not a lone torn block elsewhere.
+func InitActivityLog(dev io.WriterAt, l Layout) error {
 	if l.Version == V07 {
 		if err := zeroRange(dev, l.ActivityLogOffset, l.ActivityLogSize); err != nil {
 			return err

@@ -89,7 +89,7 @@ func applyAL(dev Device, sb *Superblock, l Layout) (ApplyResult, error) {
 	// though it is no error: the tool leaves it for the next reader to find.
 	dirty := !res.Replay.Clean() || res.Ignored != nil || res.Replay.Invalid > 0
 	if dirty && sb.Version != V07 {
-		if err := initActivityLog(dev, l); err != nil {
+		if err := InitActivityLog(dev, l); err != nil {
 			return res, err
 		}
 		res.LogInitialised = true

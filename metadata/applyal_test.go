@@ -121,7 +121,7 @@ func TestApplyALCrash(t *testing.T) {
 		disk.failAt = rapid.IntRange(1, 12).Draw(t, "fail at")
 		c := &crash{sparse: disk, durable: disk.clone()}
 		_, _ = ApplyAL(c, Internal(), l.DeviceBytes)
-		after := c.survivors(t)
+		after := c.survivors(t, writeUnit(V08))
 		_, err := ApplyAL(after, Internal(), l.DeviceBytes)
 		require.NoError(t, err)
 		for _, e := range hot {

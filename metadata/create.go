@@ -105,7 +105,7 @@ func install(dev io.WriterAt, l Layout, sb *Superblock, writeBitmap func() error
 	if err := writeBitmap(); err != nil {
 		return err
 	}
-	if err := initActivityLog(dev, l); err != nil { // flushes the bitmap, too
+	if err := InitActivityLog(dev, l); err != nil { // flushes the bitmap, too
 		return err
 	}
 	return WriteSuperblock(dev, l, sb)

@@ -113,7 +113,7 @@ func TestResizeCrash(t *testing.T) {
 		disk.log, disk.failAt = nil, rapid.IntRange(1, 14).Draw(t, "fail at")
 		c := &crash{sparse: disk, durable: disk.clone()}
 		_, _, _ = Resize(c, Internal(), oldBytes, newBytes, ResizeOptions{})
-		after := c.survivors(t)
+		after := c.survivors(t, writeUnit(V08))
 		for _, size := range []int64{newBytes, oldBytes} {
 			sb, l, err := Read(after, Internal(), size)
 			if err != nil || sb.Flags&FullSync != 0 {

@@ -193,6 +193,16 @@ func TestSuperblockNames(t *testing.T) {
 	require.ErrorIs(t, err, ErrUnknownVersion)
 }
 
+func TestSuperblockGenerationIDs(t *testing.T) {
+	g := GenerationIDs{Current: 1, Bitmap: 2, History: [2]UUID{3, 4}}
+	sb := Superblock{Version: V08, Flags: ALClean}
+	sb.SetGenerationIDs(g)
+	require.Equal(t, g, sb.GenerationIDs())
+	line, err := sb.GI(0)
+	require.NoError(t, err)
+	require.Contains(t, line, "0000000000000001:0000000000000002:0000000000000003:0000000000000004:")
+}
+
 func FuzzDecode(f *testing.F) {
 	for _, g := range goldens(f) {
 		d := g.device(f, "")
