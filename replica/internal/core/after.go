@@ -81,7 +81,7 @@ func (c *Core) generationAfter(pd *peerDevice, o, n protocol.State) {
 	if birth == metadata.NoBirth && o.Peer != protocol.Primary && n.Peer == protocol.Primary {
 		birth = v.ids.BirthOnDisklessPrimary(after, own, shared)
 	}
-	if birth == metadata.NoBirth {
+	if birth == metadata.NoBirth || v.leaving {
 		return
 	}
 	if c.susp {

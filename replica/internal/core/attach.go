@@ -95,8 +95,8 @@ func (img *DiskImage) replay(meta io.ReaderAt) error {
 }
 
 // Attach brings a loaded disk into service (spec: behaviour 2.8, 7.3; on-disk 10.2):
-// what the replay found goes to the bitmap on disk, then the log is emptied, then
-// the superblock says "in use".
+// what the replay found goes to the bitmap on disk, then the superblock says "in use",
+// then the log is emptied.
 func (c *Core) Attach(cmd *Command, vol int, img *DiskImage) {
 	v := c.vols[vol]
 	defer c.settle()
@@ -114,18 +114,20 @@ func (c *Core) Attach(cmd *Command, vol int, img *DiskImage) {
 		c.change(pd, fact, func(s *protocol.State) { s.Disk = protocol.Failed })
 		c.finish(cmd, fmt.Errorf("attach: %w: %w", ErrIO, err))
 	}
+	// In this order: once the superblock has no PrimaryInd nobody looks at the log,
+	// and the log may be torn while it is emptied.
 	v.writeBitmap(nil, func(err error) {
 		if err != nil {
 			fail(err)
 			return
 		}
-		v.initAL(func(err error) {
+		v.attachFlags()
+		v.syncSuper(func(err error) {
 			if err != nil {
 				fail(err)
 				return
 			}
-			v.attachFlags()
-			v.syncSuper(func(err error) {
+			v.initAL(func(err error) {
 				if err != nil {
 					fail(err)
 					return

@@ -73,6 +73,9 @@ func (p *peer) ownFeatures() protocol.ConnectionFeatures {
 
 func (p *peer) receiveFeatures(f protocol.ConnectionFeatures) {
 	v, features, err := protocol.Negotiate(p.ownFeatures(), f)
+	if err == nil && v < 100 && len(p.pds) > 1 {
+		err = fmt.Errorf("%d volumes need protocol version 100, agreed was %d", len(p.pds), v)
+	}
 	if err != nil {
 		p.refuse(fmt.Errorf("%w: %w", ErrIncompatible, err))
 		return

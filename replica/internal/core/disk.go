@@ -58,7 +58,7 @@ func (v *volume) leaveDisk() {
 
 // diskless is the end of a disk.
 func (v *volume) diskless() {
-	v.al = alState{}
+	v.al, v.leaving = alState{}, false
 	v.md.dirty = false
 	for _, pd := range v.pds {
 		pd.stopResync()
@@ -67,6 +67,9 @@ func (v *volume) diskless() {
 	v.c.change(v.pds[0], fact, func(s *protocol.State) { s.Disk = protocol.Diskless })
 	for _, pd := range v.pds {
 		pd.bm, pd.rx = nil, nil
+	}
+	if pd := v.pds[0]; pd.conn >= protocol.Connected && pd.idsValid && pd.disk == protocol.UpToDate {
+		v.exposed = pd.ids.Current // what users see from here on
 	}
 	v.capacity, v.sb = 0, metadata.Superblock{}
 	v.md, v.bmw = superWriter{}, bitmapWriter{}
@@ -114,6 +117,9 @@ func (pd *peerDevice) askDetach(cmd *Command) {
 		case !code.Success():
 			c.finish(cmd, refused("detach", code, true))
 		default:
+			// The peer counts on this disk being gone, and may have begun a
+			// generation of its own: from here on it must not begin one, too.
+			v.leaving = true
 			v.detachClean(cmd)
 		}
 	}})
@@ -126,6 +132,7 @@ func (v *volume) detachClean(cmd *Command) {
 	v.freezing++
 	end := func(err error) {
 		v.freezing--
+		v.closing = false
 		if err != nil && v.disk > protocol.Failed {
 			v.logf(LogWarn, "detach leaves unclean metadata: %v", err)
 		}
@@ -144,7 +151,7 @@ func (v *volume) detachClean(cmd *Command) {
 					end(err)
 					return
 				}
-				v.initAL(func(err error) {
+				v.emptyAL(func(err error) {
 					if err != nil {
 						end(err)
 						return
@@ -153,6 +160,25 @@ func (v *volume) detachClean(cmd *Command) {
 				})
 			})
 		})
+	})
+}
+
+// emptyAL is initAL for a disk in use. A Primary's log counts as long as PrimaryInd
+// is set: that goes first, and CrashedPrimary, which has the same meaning to the next
+// attach but for the log, takes its place.
+func (v *volume) emptyAL(fn func(error)) {
+	v.closing = true
+	if v.sb.Flags&metadata.PrimaryInd == 0 {
+		v.initAL(fn)
+		return
+	}
+	v.sb.Flags = v.sb.Flags&^metadata.PrimaryInd | metadata.CrashedPrimary
+	v.syncSuper(func(err error) {
+		if err != nil {
+			fn(err)
+			return
+		}
+		v.initAL(fn)
 	})
 }
 

@@ -115,6 +115,10 @@ func (pd *peerDevice) obey(d metadata.Decision, conn protocol.ConnState, real pr
 		v.abortAttach(fmt.Errorf("%w: %s", ErrDataStale, d.Sentence()))
 		return pd.conn, real
 	case metadata.ActPeerAttachFail:
+		// The peer has to come to the same verdict. DRBD leaves it in Negotiating.
+		v.logf(LogWarn, "attach on the peer is refused: %s", d.Sentence())
+		pd.sendUUIDs(0)
+		pd.sendState()
 		return pd.conn, protocol.Diskless
 	case metadata.ActReconnect:
 		v.logf(LogWarn, "dry run: %s", d.Sentence())

@@ -168,6 +168,24 @@ func startsSync(c protocol.ConnState) bool {
 	return c == protocol.StartingSyncS || c == protocol.StartingSyncT
 }
 
+// targets reports whether this node is, or is about to become, a sync target.
+func targets(c protocol.ConnState) bool {
+	switch c {
+	case protocol.StartingSyncT, protocol.WFBitMapT, protocol.WFSyncUUID, protocol.SyncTarget, protocol.PausedSyncT, protocol.Behind:
+		return true
+	}
+	return false
+}
+
+// sources is targets for the peer.
+func sources(c protocol.ConnState) bool {
+	switch c {
+	case protocol.StartingSyncS, protocol.WFBitMapS, protocol.SyncSource, protocol.PausedSyncS, protocol.Ahead:
+		return true
+	}
+	return false
+}
+
 func verifies(c protocol.ConnState) bool { return c == protocol.VerifyS || c == protocol.VerifyT }
 
 // refusedHard returns the first T-rule that the change breaks.
@@ -225,6 +243,14 @@ func sanitize(s protocol.State) (out protocol.State, abort bool) {
 		s.AftrISP = false
 	}
 	if s.Conn > protocol.Connected && (s.Disk <= protocol.Failed || s.PeerDisk <= protocol.Failed) { // S3
+		// The target's data is older than what the source had: S5 must not call
+		// it UpToDate. DRBD's does.
+		if targets(s.Conn) && s.Disk > protocol.Inconsistent {
+			s.Disk = protocol.Inconsistent
+		}
+		if sources(s.Conn) && s.PeerDisk > protocol.Inconsistent {
+			s.PeerDisk = protocol.Inconsistent
+		}
 		s.Conn, abort = protocol.Connected, true
 	}
 	if s.Conn >= protocol.Connected && s.Conn < protocol.Ahead { // S5, S6

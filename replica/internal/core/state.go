@@ -191,7 +191,7 @@ func diff(o, n protocol.State) string {
 
 // updateFlags recomputes the flag word from the state (spec: behaviour 7.1).
 func (v *volume) updateFlags() {
-	if !v.hasDisk() {
+	if !v.hasDisk() || v.closing {
 		return
 	}
 	s := v.pds[0].state()

@@ -53,6 +53,8 @@ type volume struct {
 	written, read      uint64 // sectors; dw, dr of /proc/drbd
 	alWrites, bmWrites uint64
 	attachErr          error
+	leaving            bool // the peer has agreed that this disk goes
+	closing            bool // the activity log is being emptied for a detach
 	postponed          bool // a new generation is due when I/O resumes
 }
 

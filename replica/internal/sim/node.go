@@ -116,11 +116,7 @@ func (n *Node) Boot() {
 	n.ios, n.cmds = map[*core.IO]func(error){}, map[*core.Command]func(error){}
 	n.c.tracef("%d boots", n.idx)
 	for i := range n.disks {
-		n.Attach(i, func(err error) {
-			if err != nil {
-				n.c.failf("node %d: attach: %v", n.idx, err)
-			}
-		})
+		n.Attach(i, func(err error) { n.c.tracef("%d attach: %v", n.idx, err) })
 	}
 }
 

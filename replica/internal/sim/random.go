@@ -5,6 +5,7 @@ package sim
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"time"
 
@@ -22,6 +23,7 @@ type Random struct {
 	stopped bool
 	Faults  map[string]int
 	Writes  int
+	Reads   int
 }
 
 // NewRandom sets a pair of nodes up: connected, node 0 Primary, first sync under way
@@ -44,7 +46,7 @@ func (r *Random) Play(steps int) error {
 		return r.failure
 	}
 	first := r.Nodes[r.rng.IntN(2)]
-	if r.rng.IntN(2) == 0 {
+	if v := r.cfg.Net.MaxVersion; r.rng.IntN(2) == 0 && (v == 0 || v >= 90) {
 		for v := range first.disks {
 			r.do(first, "skip the initial sync", func(c *core.Command) { first.core.NewCurrentUUID(c, v, true) })
 		}
@@ -116,7 +118,11 @@ func (r *Random) step() {
 	switch {
 	case k < 70:
 		for range 1 + r.rng.IntN(8) {
-			r.write()
+			if r.rng.IntN(8) == 0 {
+				r.read()
+			} else {
+				r.write()
+			}
 		}
 	case k < 74:
 		r.Faults["cut"]++
@@ -143,6 +149,8 @@ func (r *Random) step() {
 	case k < 97:
 		n := r.Nodes[r.rng.IntN(2)]
 		r.try(n, "connect", func(c *core.Command) { n.core.Connect(c, 0, core.ConnectOptions{}) })
+	case k < 98 && r.rng.IntN(2) == 0:
+		r.disturbDisk()
 	case k < 98:
 		n := r.Nodes[r.rng.IntN(2)]
 		on := r.rng.IntN(2) == 0
@@ -301,6 +309,66 @@ func (r *Random) write() {
 	})
 }
 
+// read checks what the application sees: the last acknowledged write, or one that is
+// under way.
+func (r *Random) read() {
+	n := r.writer
+	if n == nil || n.core == nil {
+		return
+	}
+	size := n.core.Snapshot().Volumes[0].Size
+	if size < 64 {
+		return
+	}
+	length := uint64(1 + r.rng.IntN(32))
+	from := r.rng.Uint64N(size - length)
+	before := map[uint64]uint64{}
+	for s := from; s < from+length; s++ {
+		before[s] = r.o.acked[s]
+	}
+	r.Reads++
+	io := &core.IO{Kind: core.IORead, Off: int64(from) * sectorBytes, Len: int64(length) * sectorBytes, Buf: make([]byte, length*sectorBytes)}
+	n.IO(io, func(err error) {
+		if err != nil {
+			return
+		}
+		for s := from; s < from+length; s++ {
+			b := io.Buf[(s-from)*sectorBytes:][:sectorBytes]
+			if err := r.o.check(s, b); err != nil && binary.BigEndian.Uint64(b) != before[s] {
+				r.failf("node %d reads: %v", n.idx, err)
+			}
+		}
+	})
+}
+
+// disturbDisk detaches, attaches or invalidates a disk, or lets it fail for a while.
+func (r *Random) disturbDisk() {
+	n := r.Nodes[r.rng.IntN(2)]
+	if n.core == nil {
+		return
+	}
+	vol := r.rng.IntN(len(n.disks))
+	s, _ := n.State(vol)
+	switch k := r.rng.IntN(6); {
+	case s.Disk == protocol.Diskless:
+		r.Faults["attach"]++
+		n.disks[vol].FailWrites, n.disks[vol].FailMeta = false, false
+		n.Attach(vol, func(err error) { r.tracef("%d attach: %v", n.idx, err) })
+	case k < 2:
+		r.Faults["detach"]++
+		r.try(n, "detach", func(c *core.Command) { n.core.Detach(c, vol, r.rng.IntN(4) == 0) })
+	case k == 2 && n != r.writer:
+		r.Faults["invalidate"]++
+		r.try(n, "invalidate", func(c *core.Command) { n.core.Invalidate(c, vol) })
+	case k == 3 && r.complete(r.Nodes[1-n.idx]):
+		r.Faults["write error"]++
+		n.disks[vol].FailWrites = true
+	case k == 4 && r.complete(r.Nodes[1-n.idx]):
+		r.Faults["metadata error"]++
+		n.disks[vol].FailMeta = true
+	}
+}
+
 func (r *Random) flush() {
 	if n := r.writer; n != nil && n.core != nil {
 		n.IO(&core.IO{Kind: core.IOFlush}, func(error) {})
@@ -313,6 +381,9 @@ func (r *Random) settle() {
 	r.tracef("--- faults end")
 	r.SetLink(true)
 	for _, n := range r.Nodes {
+		for _, d := range n.disks {
+			d.FailWrites, d.FailMeta = false, false
+		}
 		if n.core == nil {
 			n.Boot()
 		}
@@ -324,6 +395,11 @@ func (r *Random) settle() {
 		if r.now-last > time.Second {
 			last = r.now
 			for _, n := range r.Nodes {
+				for v := range n.disks {
+					if st, _ := n.State(v); st.Disk == protocol.Diskless {
+						n.Attach(v, func(err error) { r.tracef("%d attach: %v", n.idx, err) })
+					}
+				}
 				if st, _ := n.State(0); st.UserISP {
 					r.try(n, "resume", func(c *core.Command) { n.core.PauseSync(c, 0, false) })
 				}

@@ -6,6 +6,8 @@ package sim
 import (
 	"flag"
 	"testing"
+
+	"github.com/go-blockmirror/blockmirror/protocol"
 )
 
 var (
@@ -21,6 +23,13 @@ func randomOptions(seed uint64) Options {
 	o.Volumes = 1
 	if seed%4 == 3 {
 		o.Volumes = 2
+	}
+	if seed%5 == 4 {
+		o.Net.Protocol = protocol.ReplicationProtocol(1 + seed/5%2)
+	}
+	if seed%7 == 6 {
+		o.Net.MaxVersion = protocol.Version(86 + seed/7%16)
+		o.Volumes = 1 // several need version 100
 	}
 	return o
 }
@@ -47,7 +56,7 @@ func TestRandom(t *testing.T) {
 		}
 	}
 	faults := map[string]int{}
-	writes := 0
+	writes, reads := 0, 0
 	for seed := uint64(1); seed <= uint64(n); seed++ {
 		r := NewRandom(seed, randomOptions(seed))
 		if err := r.Play(120); err != nil {
@@ -57,6 +66,7 @@ func TestRandom(t *testing.T) {
 			faults[k] += v
 		}
 		writes += r.Writes
+		reads += r.Reads
 	}
-	t.Logf("%d runs, %d writes, faults %v", n, writes, faults)
+	t.Logf("%d runs, %d writes, %d reads, faults %v", n, writes, reads, faults)
 }
