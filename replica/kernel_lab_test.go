@@ -211,7 +211,7 @@ func (o *duoOptions) metadata(t testing.TB, disk blockdev.Device) metadata.Creat
 func (lab *kernelLab) format(t testing.TB, path string, opts duoOptions) {
 	require.NoError(t, os.Truncate(path, 0))
 	require.NoError(t, os.Truncate(path, labDiskBytes))
-	f, err := blockdev.OpenFile(path, blockdev.FileOptions{})
+	f, err := blockdev.Open(path, blockdev.Options{NoDirect: true})
 	require.NoError(t, err)
 	require.NoError(t, replica.CreateMetadata(replica.Disk{Device: f}, opts.metadata(t, f)))
 	require.NoError(t, f.Flush())

@@ -91,7 +91,7 @@ func Start(ctx context.Context, opts Options) (*Guest, error) {
 		return nil, err
 	}
 	g.image = image{kernel: img.kernel, initrd: filepath.Join(g.dir, "initrd.gz")}
-	if err := writeInitrd(g.image.initrd, img); err == nil {
+	if err = writeInitrd(g.image.initrd, img); err == nil {
 		err = g.choosePorts()
 	}
 	if err == nil {
