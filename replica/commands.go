@@ -19,26 +19,32 @@ type command struct {
 	done chan struct{}
 }
 
-// command runs start and waits for the end of the command.
+// command runs start and waits for the end of the command. It is refused while the
+// resource is being closed.
 func (r *Resource) command(ctx context.Context, doing string, start func(*core.Core, *core.Command)) error {
-	cmd := &command{done: make(chan struct{})}
-	cmd.cmd.User = cmd
-	w := newWork()
 	r.mu.Lock()
-	if r.failed != nil {
-		err := r.failed
+	if err := r.refusal(); err != nil {
 		r.mu.Unlock()
 		return r.explain(doing, err)
 	}
+	return r.explain(doing, r.runCommand(ctx, start))
+}
+
+// runCommand is command without the question. It is called under the lock, and
+// releases it.
+func (r *Resource) runCommand(ctx context.Context, start func(*core.Core, *core.Command)) error {
+	cmd := &command{done: make(chan struct{})}
+	cmd.cmd.User = cmd
 	r.commands = append(r.commands, cmd)
+	w := newWork()
 	r.step(w, func(c *core.Core) { start(c, &cmd.cmd) })
 	r.mu.Unlock()
 	w.loop(r)
 	select {
 	case <-cmd.done:
-		return r.explain(doing, cmd.cmd.Err)
+		return cmd.cmd.Err
 	case <-ctx.Done():
-		return r.explain(doing, context.Cause(ctx))
+		return context.Cause(ctx)
 	}
 }
 
@@ -61,17 +67,6 @@ func (r *Resource) finishCommand(cmd *command, err error) {
 	close(cmd.done)
 }
 
-// administer is command for the public methods: not while the resource is being closed.
-func (r *Resource) administer(ctx context.Context, doing string, start func(*core.Core, *core.Command)) error {
-	r.mu.Lock()
-	err := r.refusal()
-	r.mu.Unlock()
-	if err != nil {
-		return r.explain(doing, err)
-	}
-	return r.command(ctx, doing, start)
-}
-
 // Connect leaves StandAlone: from now on this node looks for the peer, and for a
 // new connection whenever one is lost. It returns when it has begun to look; see
 // [Resource.WaitConnected]. Options: DiscardMyData, Tentative. Errors:
@@ -84,7 +79,7 @@ func (r *Resource) Connect(ctx context.Context, opts ...ConnectOption) error {
 	if len(r.cfg.Peers) == 0 || r.cfg.Peers[0].Transport == nil {
 		return r.explain("connect", fmt.Errorf("%w: no peer with a Transport is configured", ErrConfig))
 	}
-	return r.administer(ctx, "connect", func(c *core.Core, cmd *core.Command) {
+	return r.command(ctx, "connect", func(c *core.Core, cmd *core.Command) {
 		r.lastLoss[0] = nil
 		c.Connect(cmd, 0, o)
 	})
@@ -97,7 +92,7 @@ func (r *Resource) Disconnect(ctx context.Context, opts ...DisconnectOption) err
 	for _, opt := range opts {
 		opt.disconnect(&o)
 	}
-	return r.administer(ctx, "disconnect", func(c *core.Core, cmd *core.Command) { c.Disconnect(cmd, 0, o.force) })
+	return r.command(ctx, "disconnect", func(c *core.Core, cmd *core.Command) { c.Disconnect(cmd, 0, o.force) })
 }
 
 // Promote makes this node Primary: its volumes can be read and written. Refusals
@@ -108,39 +103,39 @@ func (r *Resource) Promote(ctx context.Context, opts ...PromoteOption) error {
 	for _, opt := range opts {
 		opt.promote(&o)
 	}
-	return r.administer(ctx, "promote", func(c *core.Core, cmd *core.Command) { c.Promote(cmd, o.force) })
+	return r.command(ctx, "promote", func(c *core.Core, cmd *core.Command) { c.Promote(cmd, o.force) })
 }
 
 // Demote makes this node Secondary, after all writes have been acknowledged.
 func (r *Resource) Demote(ctx context.Context) error {
-	return r.administer(ctx, "demote", func(c *core.Core, cmd *core.Command) { c.Demote(cmd) })
+	return r.command(ctx, "demote", func(c *core.Core, cmd *core.Command) { c.Demote(cmd) })
 }
 
 // SuspendIO holds all requests of the application until ResumeIO. It does not wait
 // for requests in flight, which may be held back too (spec: behaviour 5.10).
 func (r *Resource) SuspendIO(ctx context.Context) error {
-	return r.administer(ctx, "suspend I/O", func(c *core.Core, cmd *core.Command) { c.SetSuspended(cmd, true) })
+	return r.command(ctx, "suspend I/O", func(c *core.Core, cmd *core.Command) { c.SetSuspended(cmd, true) })
 }
 
 // ResumeIO ends SuspendIO, and every other reason for which I/O is suspended.
 func (r *Resource) ResumeIO(ctx context.Context) error {
-	return r.administer(ctx, "resume I/O", func(c *core.Core, cmd *core.Command) { c.SetSuspended(cmd, false) })
+	return r.command(ctx, "resume I/O", func(c *core.Core, cmd *core.Command) { c.SetSuspended(cmd, false) })
 }
 
-// administer runs a command that concerns the volume.
-func (v *Volume) administer(ctx context.Context, doing string, start func(*core.Core, *core.Command)) error {
-	return v.r.administer(ctx, fmt.Sprintf("volume %d: %s", v.cfg.ID, doing), start)
+// command runs a command that concerns the volume.
+func (v *Volume) command(ctx context.Context, doing string, start func(*core.Core, *core.Command)) error {
+	return v.r.command(ctx, fmt.Sprintf("volume %d: %s", v.cfg.ID, doing), start)
 }
 
 // Invalidate gives up the data of this node: everything is copied from the peer
 // (spec: behaviour 6.7).
 func (v *Volume) Invalidate(ctx context.Context) error {
-	return v.administer(ctx, "invalidate", func(c *core.Core, cmd *core.Command) { c.Invalidate(cmd, v.index) })
+	return v.command(ctx, "invalidate", func(c *core.Core, cmd *core.Command) { c.Invalidate(cmd, v.index) })
 }
 
 // InvalidateRemote gives up the data of the peer: everything is copied from here.
 func (v *Volume) InvalidateRemote(ctx context.Context) error {
-	return v.administer(ctx, "invalidate remote", func(c *core.Core, cmd *core.Command) { c.InvalidateRemote(cmd, v.index) })
+	return v.command(ctx, "invalidate remote", func(c *core.Core, cmd *core.Command) { c.InvalidateRemote(cmd, v.index) })
 }
 
 // NewCurrentUUID begins a new data generation on a StandAlone node; with
@@ -151,7 +146,7 @@ func (v *Volume) NewCurrentUUID(ctx context.Context, opts ...NewUUIDOption) erro
 	for _, opt := range opts {
 		opt.newUUID(&o)
 	}
-	return v.administer(ctx, "new current UUID", func(c *core.Core, cmd *core.Command) {
+	return v.command(ctx, "new current UUID", func(c *core.Core, cmd *core.Command) {
 		c.NewCurrentUUID(cmd, v.index, o.clearBitmap)
 	})
 }
@@ -159,15 +154,15 @@ func (v *Volume) NewCurrentUUID(ctx context.Context, opts ...NewUUIDOption) erro
 // Outdate marks the own disk as Outdated, so that it cannot be promoted without
 // its peer. While connected it succeeds and changes nothing (spec: behaviour 2.2).
 func (v *Volume) Outdate(ctx context.Context) error {
-	return v.administer(ctx, "outdate", func(c *core.Core, cmd *core.Command) { c.Outdate(cmd, v.index) })
+	return v.command(ctx, "outdate", func(c *core.Core, cmd *core.Command) { c.Outdate(cmd, v.index) })
 }
 
 // PauseSync pauses a resync, now or when one begins.
 func (v *Volume) PauseSync(ctx context.Context) error {
-	return v.administer(ctx, "pause sync", func(c *core.Core, cmd *core.Command) { c.PauseSync(cmd, v.index, true) })
+	return v.command(ctx, "pause sync", func(c *core.Core, cmd *core.Command) { c.PauseSync(cmd, v.index, true) })
 }
 
 // ResumeSync ends PauseSync.
 func (v *Volume) ResumeSync(ctx context.Context) error {
-	return v.administer(ctx, "resume sync", func(c *core.Core, cmd *core.Command) { c.PauseSync(cmd, v.index, false) })
+	return v.command(ctx, "resume sync", func(c *core.Core, cmd *core.Command) { c.PauseSync(cmd, v.index, false) })
 }

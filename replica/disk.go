@@ -76,6 +76,23 @@ func (b byteReader) ReadAt(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
+// gone is the queue of a volume without a disk: whatever still comes fails.
+type gone struct{}
+
+func (gone) Submit(op *blockdev.Op) { gone{}.Do(op) }
+func (gone) SubmitBatch(ops []*blockdev.Op) {
+	for _, op := range ops {
+		gone{}.Do(op)
+	}
+}
+func (gone) Do(op *blockdev.Op) {
+	op.Err = ErrDiskless
+	if op.Done != nil {
+		op.Done(op)
+	}
+}
+func (gone) Close() error { return nil }
+
 // disk is a backing device in service, with its queues.
 type disk struct {
 	data, md blockdev.Queue
@@ -132,12 +149,18 @@ func (v *Volume) attach(ctx context.Context, d Disk) error {
 	if old := v.disk.Swap(in); old != nil {
 		v.r.wg.Go(old.close)
 	}
-	return v.r.command(ctx, "", func(c *core.Core, cmd *core.Command) { c.Attach(cmd, v.index, img) })
+	err = v.r.command(ctx, "", func(c *core.Core, cmd *core.Command) { c.Attach(cmd, v.index, img) })
+	if err != nil && ctx.Err() == nil { // it was refused: the device is not in use
+		v.disk.CompareAndSwap(in, nil)
+		in.close()
+	}
+	return err
 }
 
 // Detach takes the disk out of service, with clean metadata. The volume goes on
 // over the peer; it is refused if the peer has no UpToDate data. When it returns,
-// the device is not in use any more. Options: Force.
+// the device is not in use any more, except with the option Force, which leaves
+// requests that hang to themselves.
 func (v *Volume) Detach(ctx context.Context, opts ...DetachOption) error {
 	var o detachOptions
 	for _, opt := range opts {
@@ -160,7 +183,7 @@ func (v *Volume) Detach(ctx context.Context, opts ...DetachOption) error {
 func (v *Volume) diskState() protocol.DiskState {
 	v.r.mu.Lock()
 	defer v.r.mu.Unlock()
-	return v.r.core.Snapshot().Volumes[v.index].State.Disk
+	return v.r.snapshot().Volumes[v.index].State.Disk
 }
 
 // closeQueues waits for all disk operations.

@@ -92,7 +92,10 @@ func (w *work) submit(r *Resource) {
 // queueOf returns the queue that an operation goes to.
 func (r *Resource) queueOf(op *core.Op) blockdev.Queue {
 	d := r.volumes[op.Volume].disk.Load()
-	if op.Meta {
+	switch {
+	case d == nil:
+		return gone{}
+	case op.Meta:
 		return d.md
 	}
 	return d.data

@@ -141,6 +141,9 @@ func (r *Resource) withdraw(ctx context.Context, c *call) {
 
 // do performs one request that fits into one IO.
 func (v *Volume) do(ctx context.Context, kind core.IOKind, buf []byte, off, n int64, flags ioFlags) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	r := v.r
 	c := v.newCall(kind, buf, off, n, flags)
 	r.begin(c, true)

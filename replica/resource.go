@@ -145,20 +145,36 @@ func (r *Resource) Volume(id uint16) *Volume {
 // Volumes returns all volumes in ascending order of ID.
 func (r *Resource) Volumes() []*Volume { return slices.Clone(r.volumes) }
 
-// Status returns the present state.
+// Status returns the present state. After Close, or after a failure, it is the
+// state at that time.
 func (r *Resource) Status() Status {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	snap := r.core.Snapshot()
+	snap := r.snapshot()
 	st := statusOf(&snap)
 	st.Failed = r.failed
 	st.Name = r.name
 	for i := range st.Peers {
+		if l := r.links[i]; l != nil && l.pair != nil {
+			st.Peers[i].Local, st.Peers[i].Remote = l.pair.Local, l.pair.Remote
+		}
 		if st.Peers[i].Conn == protocol.StandAlone {
 			st.Peers[i].StandAloneReason = r.lastLoss[i]
 		}
 	}
 	return st
+}
+
+// snapshot asks the core for its state. A core that has panicked may do so again.
+// It is called under the lock.
+func (r *Resource) snapshot() (snap core.Snapshot) {
+	defer func() {
+		if p := recover(); p != nil {
+			r.failLocked(fmt.Errorf("%w: %v", ErrInternal, p))
+			snap = core.Snapshot{Volumes: make([]core.VolumeSnapshot, len(r.volumes))}
+		}
+	}()
+	return r.core.Snapshot()
 }
 
 // Close is Shutdown with a limit of DefaultShutdownTimeout.
@@ -196,16 +212,16 @@ func (r *Resource) Shutdown(ctx context.Context) error {
 func (r *Resource) closeInOrder(ctx context.Context) error {
 	r.mu.Lock()
 	r.closing = true
-	r.mu.Unlock()
-	err := r.command(ctx, "shut down", func(c *core.Core, cmd *core.Command) { c.Shutdown(cmd) })
+	if r.failed != nil {
+		r.mu.Unlock()
+		return r.explain("shut down", r.failed)
+	}
+	err := r.runCommand(ctx, func(c *core.Core, cmd *core.Command) { c.Shutdown(cmd) })
 	if err != nil && ctx.Err() != nil {
 		r.log.warn("shutdown did not end in time, the rest is done by force", -1)
 		return nil // what matters is whether release succeeds
 	}
-	if errors.Is(err, ErrClosed) {
-		return nil
-	}
-	return err
+	return r.explain("shut down", err)
 }
 
 // stop drops the core: from now on nothing is decided any more. Requests fail with

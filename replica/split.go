@@ -35,6 +35,9 @@ func (v *Volume) pipeline(ctx context.Context, kind core.IOKind, buf []byte, off
 	var done, begun int64 // bytes from off on
 	var first error
 	for head, count := 0, 0; ; {
+		if first == nil && ctx.Err() != nil {
+			first = context.Cause(ctx)
+		}
 		for first == nil && begun < n && count < splitWindow {
 			size := pieceLen(off+begun, n-begun, limit)
 			var part []byte

@@ -34,6 +34,8 @@ type PeerStatus struct {
 	Features protocol.Features  // agreed
 	Resolver bool               // this node breaks ties, and loses them (spec: behaviour 1.1)
 	InFlight int64              // bytes of application writes sent and not yet acknowledged
+	// Local and Remote name the two ends while there is a connection.
+	Local, Remote string
 	// StandAloneReason says why the last connection ended in StandAlone, if
 	// it was not by Disconnect: it may match ErrSplitBrain, for example.
 	StandAloneReason error

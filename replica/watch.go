@@ -72,7 +72,7 @@ func (r *Resource) wait(ctx context.Context, cond func(*core.Snapshot) (bool, er
 		r.mu.Unlock()
 		return r.failed
 	}
-	snap := r.core.Snapshot()
+	snap := r.snapshot()
 	r.watches = append(r.watches, wa)
 	r.checkWatches(&snap)
 	r.mu.Unlock()
