@@ -91,7 +91,6 @@ func (c *Core) NewCurrentUUID(cmd *Command, vol int, clearBitmap bool) {
 		v.setIDs(v.ids.DropBitmap())
 		pd.ids = v.ids
 		c.change(pd, fact, func(s *protocol.State) { s.Disk, s.PeerDisk = protocol.UpToDate, protocol.UpToDate })
-		v.expose()
 	default:
 		c.finish(cmd, fmt.Errorf("new-current-uuid: %w, or connect two nodes with fresh metadata to skip their initial sync", ErrConnected))
 	}

@@ -14,7 +14,9 @@ func (c *Core) afterChange(t transition) {
 	pd, v := t.pd, t.pd.v
 	o, n := t.old, t.new
 	up := n.Conn >= protocol.Connected
-	v.expose()
+	if o.Disk < protocol.Consistent && !v.md.dirty && !v.md.writing {
+		v.expose(v.ids.Current)
+	}
 
 	if n.Disk == protocol.UpToDate && n.PeerDisk == protocol.UpToDate && v.crashedPrimary {
 		v.crashedPrimary = false

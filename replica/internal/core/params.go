@@ -204,7 +204,6 @@ func (pd *peerDevice) receiveUUIDs(q protocol.UUIDs) {
 		v.skipInitialSync(pd, func(error) {})
 		v.setIDs(v.ids.AdoptSkipped(pd.ids, v.role == protocol.Primary))
 		c.change(pd, fact, func(s *protocol.State) { s.Disk, s.PeerDisk = protocol.UpToDate, protocol.UpToDate })
-		v.expose()
 		pd.sendState() // a P_STATE of ours that is still on its way says otherwise
 	}
 }

@@ -163,13 +163,11 @@ func (pd *peerDevice) startFullSync(conn protocol.ConnState) {
 // peer learns it, and no data is written in between.
 func (pd *peerDevice) makeSyncUUID() {
 	v := pd.v
-	ids, sync := v.ids.BecomeSource(metadata.UUID(v.c.cfg.Rand()))
-	if told := pd.ids.Current; pd.idsValid && (told.Equal(v.ids.History[0]) || told.Equal(v.ids.History[1])) {
-		// The peer is found in the history only (R80). Two interrupted attempts would
-		// push it out, and the third would call the disks unrelated. The bitmap
-		// identifier that goes was never the peer's.
-		ids.History = v.ids.History
+	ids := v.ids
+	if pd.idsValid && pd.bm.Count() == pd.bm.Len() {
+		ids = ids.RebaseFor(pd.ids.Current) // a full bitmap is relative to anything
 	}
+	ids, sync := ids.BecomeSource(metadata.UUID(v.c.cfg.Rand()))
 	v.setIDs(ids)
 	pd.feed = metadata.FeedStarted(ids, pd.ids)
 	gen := pd.p.gen
@@ -328,7 +326,6 @@ func (pd *peerDevice) concludeTarget() {
 		pd.ids = v.ids
 	}
 	v.c.change(pd, fact, func(s *protocol.State) { s.Conn, s.Disk = protocol.Connected, disk })
-	v.expose()
 	v.c.event(Event{Kind: EventResyncDone, Volume: v.idx, Peer: pd.p.idx, Blocks: total, Failed: failed})
 	v.logf(LogInfo, "resync done: %d blocks, %d failed", total, failed)
 	v.syncSuper(func(err error) {

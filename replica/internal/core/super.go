@@ -17,6 +17,7 @@ type superWriter struct {
 	hold    int           // > 0: the bitmap has to be on disk first
 	waiting []func(error) // for the next write
 	inWrite []func(error) // for the one under way
+	current metadata.UUID // in the block under way
 	buf     [metadata.BlockSize]byte
 }
 
@@ -67,6 +68,7 @@ func (v *volume) writeDirtySuper() {
 	v.md.inWrite, v.md.waiting = v.md.waiting, v.md.inWrite[:0]
 	sb := v.superblock()
 	sb.Encode(&v.md.buf)
+	v.md.current = sb.Current
 	o := v.c.op()
 	o.Kind, o.Volume, o.vol, o.Meta = OpWrite, v.idx, v, true
 	o.Off, o.Buf, o.Len = v.layout.SuperblockOffset, v.md.buf[:], metadata.BlockSize
@@ -94,6 +96,8 @@ func superDone(c *Core, o *Op) {
 	v.md.inWrite = nil
 	if o.Err != nil {
 		v.diskFailed(causeMeta, "superblock", o.Err)
+	} else {
+		v.expose(v.md.current)
 	}
 	for _, fn := range fns {
 		fn(o.Err)
@@ -119,13 +123,13 @@ func (v *volume) setIDs(ids metadata.GenerationIDs) {
 		v.ids = ids
 		v.md.dirty = true
 	}
-	v.expose()
 }
 
-// expose remembers the generation that users see (spec: behaviour 3.2).
-func (v *volume) expose() {
+// expose remembers the generation that users see (spec: behaviour 3.2). One that
+// is not durable yet has no users: no write of it has completed.
+func (v *volume) expose(current metadata.UUID) {
 	if v.disk >= protocol.Consistent && v.disk != protocol.DUnknown {
-		v.exposed = v.ids.Current
+		v.exposed = current
 	}
 }
 
@@ -133,7 +137,6 @@ func (v *volume) expose() {
 // (spec: behaviour 3.3).
 func (v *volume) beginGeneration(b metadata.Birth) {
 	v.setIDs(v.ids.Begin(b, metadata.UUID(v.c.cfg.Rand()), v.role == protocol.Primary))
-	v.exposed = v.ids.Current
 	v.pds[0].feed = metadata.Feed{}
 	v.logf(LogInfo, "new current UUID: %s", v.ids)
 	v.gateSuper()

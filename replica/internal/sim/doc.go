@@ -5,15 +5,15 @@
 // everything: the delay of every disk operation and packet, what a crash keeps, when
 // the link is cut. It is for tests only.
 //
-//	          events, in virtual time
-//	   ┌──────────────┬───────────────┐
-//	   ▼              ▼               ▼
-//	 Node a         Network         Node b         the same core.Core that ships
-//	  core ──Out──► streams ──────►  core
-//	   │ Ops                          │ Ops
-//	   ▼                              ▼
-//	 Disk (volatile cache,          Disk
-//	 torn and lost writes)
+//	         events, in virtual time
+//	  ┌──────────────┬───────────────┐
+//	  ▼              ▼               ▼
+//	Node a         Network         Node b         the same core.Core that ships
+//	 core ──Out──► streams ──────►  core
+//	  │ Ops                          │ Ops
+//	  ▼                              ▼
+//	Disk (volatile cache,          Disk
+//	torn and lost writes)
 //
 // The fault model: a write is durable once a flush that began after its completion
 // has ended, or if it carried FUA. A crash keeps, drops or tears (at 512 bytes) any

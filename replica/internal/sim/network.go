@@ -25,8 +25,8 @@ type pair struct {
 	net    *network
 	gen    [2]uint64
 	ends   [2][2]*stream // [sender][stream]
-	up     [2]bool // the end was told that the pair exists
-	deaf   [2]bool // the end closes: what still arrives is discarded
+	up     [2]bool       // the end was told that the pair exists
+	deaf   [2]bool       // the end closes: what still arrives is discarded
 	closed [2]bool
 	sever  bool
 }
