@@ -34,14 +34,18 @@ var places = []place{
 
 func (p place) String() string { return fmt.Sprintf("%s %s", p.v, p.loc) }
 
-// full is a device that holds 0xA5 wherever metadata can be and around it.
+// full is a device that holds 0xA5 in and around the first and the last MiB of where
+// its metadata will be.
 func (p place) full(t testing.TB) (*sparse, Layout) {
 	l, err := NewLayout(p.v, p.loc, p.bytes, p.g)
 	require.NoError(t, err)
 	d := newSparse(p.bytes)
 	from, to := max(l.start()-8*BlockSize, 0), min(l.end()+8*BlockSize, p.bytes)
-	_, err = d.WriteAt(bytes.Repeat([]byte{0xa5}, int(to-from)), from)
-	require.NoError(t, err)
+	stale := bytes.Repeat([]byte{0xa5}, int(min(to-from, 1<<20)))
+	for _, at := range []int64{from, to - int64(len(stale))} {
+		_, err = d.WriteAt(stale, at)
+		require.NoError(t, err)
+	}
 	d.log = nil
 	return d, l
 }
@@ -73,8 +77,13 @@ func TestCreate(t *testing.T) {
 func requireOutside(t testing.TB, before, after *sparse, l Layout) {
 	masked := after.clone()
 	for _, r := range []byteRange{{l.SuperblockOffset, BlockSize}, {l.ActivityLogOffset, l.ActivityLogSize}, {l.BitmapOffset, l.BitmapSize}} {
-		_, err := masked.WriteAt(before.bytes(r.off, r.size), r.off)
-		require.NoError(t, err)
+		for at := range masked.blocks {
+			from, to := max(at, r.off), min(at+BlockSize, r.off+r.size)
+			if from < to {
+				_, err := masked.WriteAt(before.bytes(from, to-from), from)
+				require.NoError(t, err)
+			}
+		}
 	}
 	require.True(t, before.equal(masked), "a byte outside the metadata changed")
 }

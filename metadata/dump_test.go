@@ -25,7 +25,7 @@ func drawLived(t *rapid.T) (*sparse, Superblock, Layout) {
 	if v == V09 {
 		g.MaxPeers = rapid.Uint32Range(1, MaxPeers).Draw(t, "peers")
 	}
-	l, err := NewLayout(v, FlexExternal(), 4<<20, g)
+	l, err := NewLayout(v, FlexExternal(), 1<<20, g)
 	require.NoError(t, err)
 	sb := drawSuperblock(t)
 	for sb.Version != v {
@@ -34,7 +34,7 @@ func drawLived(t *rapid.T) (*sparse, Superblock, Layout) {
 	sb.MDSizeSectors, sb.ALOffset, sb.BMOffset = l.MDSizeSectors, l.ALOffset, l.BMOffset
 	sb.ALStripes, sb.ALStripeSize4k, sb.BytesPerBit, sb.MaxPeers = 1, 8, 4096, l.Geometry.MaxPeers
 	sb.Flags, sb.Unclean, sb.ALExtents = sb.Flags|ALClean, false, DefaultALExtents
-	sb.EffectiveSize = rapid.Uint64Range(0, min(l.UsableSectors, 1<<23)).Draw(t, "size")
+	sb.EffectiveSize = rapid.Uint64Range(0, min(l.UsableSectors, 1<<19)).Draw(t, "size")
 	d := newSparse(l.DeviceBytes)
 	p := make([]byte, l.BitmapBytes(sb.EffectiveSize))
 	for at := 0; at+4 <= len(p); {
@@ -60,7 +60,7 @@ func TestDumpRoundTrip(t *testing.T) {
 		members := rapid.Bool().Draw(t, "members")
 		var text bytes.Buffer
 		require.NoError(t, WriteDump(&text, d, &sb, l, DumpOptions{Members: members}))
-		dump, err := ParseDump(iotest.OneByteReader(bytes.NewReader(text.Bytes())))
+		dump, err := ParseDump(iotest.HalfReader(bytes.NewReader(text.Bytes())))
 		require.NoError(t, err)
 		fresh := newSparse(l.DeviceBytes)
 		got, res, err := dump.Restore(fresh, l.Location, l.DeviceBytes, RestoreOptions{})

@@ -34,8 +34,8 @@ func needDrbdmeta(t *testing.T) {
 
 // interopSeeds is how many random devices are compared with the real tool.
 func interopSeeds() uint64 {
-	if testing.Short() {
-		return 30
+	if testing.Short() || underRace {
+		return 60
 	}
 	return 200
 }

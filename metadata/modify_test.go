@@ -47,7 +47,7 @@ func TestForgetPeer(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		g := Geometry{MaxPeers: rapid.Uint32Range(1, 6).Draw(t, "peers")}
 		const sectors = 300000
-		l, err := NewLayout(V09, FlexExternal(), 4<<20, g)
+		l, err := NewLayout(V09, FlexExternal(), 256<<10, g)
 		require.NoError(t, err)
 		d := newSparse(l.DeviceBytes)
 		sb, err := Create(d, V09, FlexExternal(), d.size, CreateOptions{Geometry: g, EffectiveSize: sectors})
