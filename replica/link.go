@@ -238,10 +238,12 @@ func hangUp(pair *transport.Pair, patient bool, readers, senders *sync.WaitGroup
 				c.SetReadDeadline(time.Now().Add(patience))
 				io.Copy(io.Discard, c)
 			}
+			end := time.Now().Add(patience)
 			if cw, ok := c.(interface{ CloseWrite() error }); ok {
 				cw.CloseWrite()
+				end = time.Time{} // the peer will see it and close too
 			}
-			c.SetReadDeadline(time.Time{})
+			c.SetReadDeadline(end)
 			io.Copy(io.Discard, c)
 		})
 	}
