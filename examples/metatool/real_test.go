@@ -47,7 +47,10 @@ func newQuickBench(t *testing.T) *bench {
 	return &bench{t: t, dir: dir}
 }
 
-// prefixes of commands whose output is compared, too.
+// onlyReads are the commands after which the devices need not be compared.
+var onlyReads = regexp.MustCompile(`^(get-gi|show-gi|dstate|read-dev-uuid|dump-md|verify-dump)`)
+
+// sameOutput are the commands whose output is compared.
 var sameOutput = regexp.MustCompile(`^(get-gi|show-gi|set-gi|dstate|read-dev-uuid|dump-md|verify-dump|apply-al)`)
 
 var (
@@ -73,7 +76,7 @@ var scripts = []struct {
 	size                    int64
 	lines                   string
 }{
-	{"v08 internal", "v08", "internal", 64*mib + 3*512, `
+	{"v08 internal", "v08", "internal", 32*mib + 3*512, `
 		get-gi
 		create-md
 		dump-md
@@ -118,7 +121,7 @@ var scripts = []struct {
 		invalidate
 		show-gi
 		wipe-md`},
-	{"v09 internal", "v09", "internal", 100*mib + 512, `
+	{"v09 internal", "v09", "internal", 20*mib + 512, `
 		create-md
 		create-md 0
 		create-md 32
@@ -211,6 +214,9 @@ func (b *bench) sameStep(version, location, line string) {
 		if got, want := comparable(version, ours.out), comparable(version, theirs.out); got != want && sameOutput.MatchString(line) {
 			b.t.Fatalf("%s:\n%s--- the real tool:\n%s", line, got, want)
 		}
+	}
+	if onlyReads.MatchString(line) {
+		return
 	}
 	if at := b.difference("ours", "theirs"); at >= 0 {
 		b.t.Fatalf("%s: the devices differ in the MiB at %d", line, at)
