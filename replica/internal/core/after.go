@@ -27,6 +27,7 @@ func (c *Core) afterChange(t transition) {
 		o.PeerDisk == protocol.Inconsistent && o.Peer == protocol.Secondary && n.Peer == protocol.Primary {
 		pd.considerResync = true
 	}
+	c.generationAfter(pd, o, n) // before any state: the peer compares when it gets that
 	if becameSource(o.Conn, n.Conn) {
 		pd.makeSyncUUID()
 	}
@@ -43,7 +44,6 @@ func (c *Core) afterChange(t transition) {
 	if n.Conn == protocol.WFBitMapT && o.Conn != n.Conn {
 		pd.expectBitmap()
 	}
-	c.generationAfter(pd, o, n)
 	if o.Peer == protocol.Primary && n.Peer == protocol.Secondary && n.PeerDisk < protocol.Inconsistent ||
 		o.Role == protocol.Primary && n.Role == protocol.Secondary {
 		v.writeBitmap(nil, func(error) {})

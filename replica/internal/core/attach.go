@@ -231,6 +231,16 @@ func (v *volume) attachFlags() {
 // attached: the superblock says so; now the state may.
 func (v *volume) attached(cmd *Command) {
 	c, pd := v.c, v.pds[0]
+	if pd.conn == protocol.WFReportParams {
+		// The peer was told that this node is diskless; it hears of the disk when
+		// the handshake is over.
+		c.when(func() bool { return pd.conn != protocol.WFReportParams }, func() { v.attached(cmd) })
+		return
+	}
+	if v.disk != protocol.Attaching {
+		c.finish(cmd, fmt.Errorf("attach: %w", ErrIO))
+		return
+	}
 	if pd.conn < protocol.Connected {
 		// While unconnected the peer's disk is as the superblock remembers it.
 		c.change(pd, fact, func(s *protocol.State) {

@@ -15,7 +15,6 @@ import (
 // lead to (spec: behaviour 2.9, 3.6; wire 8.4).
 
 func (pd *peerDevice) receiveState(ps protocol.State) {
-	c := pd.v.c
 	own := pd.state()
 	real := ps.Disk
 	if real == protocol.Negotiating { // rule: Negotiating stands for what it will be
@@ -44,7 +43,8 @@ func (pd *peerDevice) receiveState(ps protocol.State) {
 	case ps.Conn == protocol.Ahead && conn >= protocol.Connected:
 		conn = protocol.Behind
 	}
-	if pd.decides(own, ps) {
+	decided := pd.decides(own, ps)
+	if decided {
 		d := pd.decide(own, ps)
 		pd.lastDecision = &d
 		conn, real = pd.obey(d, conn, real)
@@ -53,7 +53,7 @@ func (pd *peerDevice) receiveState(ps protocol.State) {
 		}
 	}
 	pd.considerResync = false
-	pd.adopt(c, own, ps, conn, real)
+	pd.adopt(own, ps, conn, real, decided)
 }
 
 // decides reports whether this P_STATE starts the sync handshake.
@@ -62,7 +62,9 @@ func (pd *peerDevice) decides(own, ps protocol.State) bool {
 		return false
 	}
 	return own.Conn < protocol.Connected ||
-		own.Conn == protocol.Connected && (ps.Disk == protocol.Negotiating || own.Disk == protocol.Negotiating) ||
+		own.Conn == protocol.Connected && (ps.Disk == protocol.Negotiating ||
+			// A P_STATE from before the peer heard of our attach says nothing about it.
+			own.Disk == protocol.Negotiating && ps.PeerDisk >= protocol.Negotiating) ||
 		pd.considerResync ||
 		own.Conn == protocol.Connected && ps.Conn >= protocol.StartingSyncS && ps.Conn <= protocol.WFBitMapT
 }
@@ -118,7 +120,9 @@ func (pd *peerDevice) obey(d metadata.Decision, conn protocol.ConnState, real pr
 		// The peer has to come to the same verdict. DRBD leaves it in Negotiating.
 		v.logf(LogWarn, "attach on the peer is refused: %s", d.Sentence())
 		pd.sendUUIDs(0)
-		pd.sendState()
+		answer := pd.state()
+		answer.PeerDisk = protocol.Negotiating
+		send(pd.p, protocol.DataStream, protocol.CmdState, v.cfg.Number, answer)
 		return pd.conn, protocol.Diskless
 	case metadata.ActReconnect:
 		v.logf(LogWarn, "dry run: %s", d.Sentence())
@@ -152,8 +156,8 @@ func (pd *peerDevice) refusal(d metadata.Decision) error {
 
 // adopt stores what the peer reports, and what this node makes of it. While
 // connecting it is a wish that the rules may refuse; later it is a fact.
-func (pd *peerDevice) adopt(c *Core, own, ps protocol.State, conn protocol.ConnState, real protocol.DiskState) {
-	f := fact
+func (pd *peerDevice) adopt(own, ps protocol.State, conn protocol.ConnState, real protocol.DiskState, decided bool) {
+	c, f := pd.v.c, fact
 	if own.Conn == protocol.WFReportParams {
 		f = wish
 	}
@@ -162,7 +166,7 @@ func (pd *peerDevice) adopt(c *Core, own, ps protocol.State, conn protocol.ConnS
 	code := c.change(pd, f, func(s *protocol.State) {
 		s.Conn, s.Peer, s.PeerDisk = conn, ps.Role, real
 		s.PeerISP = ps.AftrISP || ps.UserISP
-		if s.Disk == protocol.Negotiating && (conn == protocol.Connected || conn == protocol.WFBitMapS) {
+		if decided && s.Disk == protocol.Negotiating && (conn == protocol.Connected || conn == protocol.WFBitMapS) {
 			s.Disk = pd.v.negotiated
 		}
 	})
