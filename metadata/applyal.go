@@ -41,7 +41,7 @@ type ApplyResult struct {
 	PrimaryInd bool
 
 	LogInitialised    bool // the log was written anew
-	SuperblockWritten bool
+	SuperblockWritten bool // the superblock is clean now, and was not before, or had bits applied
 }
 
 // ApplyAL makes metadata clean again after a crash or an ordinary stop, so that

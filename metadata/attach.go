@@ -23,6 +23,7 @@ type AttachError struct {
 	Reason string // what is wrong and what to do
 }
 
+// Error returns the number and the reason.
 func (e *AttachError) Error() string {
 	return fmt.Sprintf("metadata: attach refused (error %d): %s", e.Number, e.Reason)
 }
@@ -45,12 +46,12 @@ func (e *AttachError) Is(target error) bool {
 
 // AttachTarget describes the devices of [Superblock.CheckAttach].
 type AttachTarget struct {
-	Location   Location
-	MetaBytes  int64  // size of the device that holds the metadata
-	DataBytes  int64  // size of the backing device; not looked at for internal metadata
-	Configured uint64 // explicitly configured size in sectors, 0 = none
-	Running    uint64 // current size in sectors of a device that runs without a disk, 0 = none
-	NodeID     int32  // v09: configured own node id
+	Location   Location // where the metadata lies
+	MetaBytes  int64    // size of the device that holds the metadata
+	DataBytes  int64    // size of the backing device; not looked at for internal metadata
+	Configured uint64   // explicitly configured size in sectors, 0 = none
+	Running    uint64   // current size in sectors of a device that runs without a disk, 0 = none
+	NodeID     int32    // v09: configured own node id
 }
 
 func attachErr(number int, format string, args ...any) error {

@@ -11,8 +11,8 @@ import (
 // CreateOptions are the choices of [Create]. The zero value gives what
 // drbdmeta's create-md gives without options (v09: one bitmap slot).
 type CreateOptions struct {
-	Geometry       Geometry
-	PeerMaxBioSize uint32 // bytes, at most 1 MiB; not for v07
+	Geometry       Geometry // activity log, bits, peers
+	PeerMaxBioSize uint32   // bytes, at most 1 MiB; not for v07
 
 	// EffectiveSize is the agreed size in sectors, 0 = never agreed. With
 	// it, and Flags and Current saying that the data is good, the first
@@ -73,7 +73,7 @@ func NewSuperblock(l Layout, opt CreateOptions) (Superblock, error) {
 // Create writes fresh metadata: an initialised activity log, a bitmap of zeroes
 // over all of its area, and the superblock, which it returns. deviceBytes is the
 // size of dev. Data, and what else lies outside these areas, is not touched, and
-// nothing that dev holds is looked at: see [Probe] and [DetectContent] for that.
+// nothing that dev holds is looked at: see [Read] and [DetectContent] for that.
 // Errors are those of [NewLayout] and [NewSuperblock], with nothing written, and
 // dev's own.
 //

@@ -157,10 +157,11 @@ func (x *dumpLexer) classify(s string) (token, error) {
 
 // DumpError is a text that is no dump.
 type DumpError struct {
-	Line int // from 1
-	Msg  string
+	Line int    // from 1
+	Msg  string // what is wrong
 }
 
+// Error returns the line and what is wrong there.
 func (e *DumpError) Error() string {
 	return "metadata: dump, line " + strconv.Itoa(e.Line) + ": " + e.Msg
 }

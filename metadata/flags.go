@@ -52,12 +52,12 @@ type PeerFlags uint32
 
 // The peer flags of v09.
 const (
-	PeerConnected  PeerFlags = 1 << 0
-	PeerIsOutdated PeerFlags = 1 << 1 // the peer's disk is outdated or worse
-	PeerFencing    PeerFlags = 1 << 2
-	PeerFullSync   PeerFlags = 1 << 3 // this peer's bitmap slot is not to be trusted: everything is out of sync
-	PeerDeviceSeen PeerFlags = 1 << 4
-	NodeExists     PeerFlags = 1 << 16
+	PeerConnected  PeerFlags = 1 << 0  // was connected
+	PeerIsOutdated PeerFlags = 1 << 1  // the peer's disk is outdated or worse
+	PeerFencing    PeerFlags = 1 << 2  // a fencing policy was in force
+	PeerFullSync   PeerFlags = 1 << 3  // this peer's bitmap slot is not to be trusted: everything is out of sync
+	PeerDeviceSeen PeerFlags = 1 << 4  // has had a disk
+	NodeExists     PeerFlags = 1 << 16 // the node is known
 )
 
 func peerFlagName(bit int) string {

@@ -10,8 +10,10 @@ import (
 
 // Defaults and limits of the geometry (spec: on-disk 1, 2.3, 2.4).
 const (
+	// DefaultBytesPerBit is the storage a bitmap bit stands for, if not said otherwise.
 	DefaultBytesPerBit = 4096
-	maxBytesPerBit     = 1 << 20
+
+	maxBytesPerBit = 1 << 20
 
 	defaultALStripes      = 1
 	defaultALStripeSize4k = 8

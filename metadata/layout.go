@@ -30,9 +30,9 @@ type Layout struct {
 	Geometry    Geometry
 
 	SuperblockOffset  int64 // 4096 bytes
-	ActivityLogOffset int64
+	ActivityLogOffset int64 // a ring of 4096-byte blocks
 	ActivityLogSize   int64
-	BitmapOffset      int64
+	BitmapOffset      int64 // all slots together
 	BitmapSize        int64 // reserved space; see BitmapBytes for the meaningful part
 
 	MDSizeSectors      uint32 // as stored in the superblock

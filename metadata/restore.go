@@ -17,7 +17,7 @@ type RestoreOptions struct {
 
 // RestoreResult tells what [Dump.Restore] had to change.
 type RestoreResult struct {
-	Layout Layout
+	Layout Layout // where it was written to
 
 	// Clipped says that the agreed size was reduced from ClippedFrom to what is
 	// usable of this device.
