@@ -86,12 +86,32 @@ func (c *Core) generationAfter(pd *peerDevice, o, n protocol.State) {
 	if birth == metadata.NoBirth || v.leaving {
 		return
 	}
+	if o.Conn == protocol.WFReportParams && n.Role != protocol.Primary && n.PeerDisk < protocol.Inconsistent {
+		// A diskless Primary is about to judge whether our data is what its users
+		// have seen. If it is not it goes, and nothing has changed here.
+		pd.birthDue = true
+		return
+	}
 	if c.susp {
 		v.postponed = true
 		return
 	}
 	v.beginGeneration(birth)
 	if n.Conn >= protocol.Connected {
+		pd.sendUUIDs(0)
+	}
+}
+
+// acceptedByDisklessPrimary: the Primary stays with us, and writes here from now on.
+func (pd *peerDevice) acceptedByDisklessPrimary() {
+	v := pd.v
+	pd.birthDue = false
+	if pd.role != protocol.Primary {
+		return
+	}
+	birth := v.ids.BirthOnDisklessPrimary(metadata.DiskState(pd.disk), metadata.DiskState(v.disk), pd.feed.PeerMayShare())
+	if birth != metadata.NoBirth {
+		v.beginGeneration(birth)
 		pd.sendUUIDs(0)
 	}
 }

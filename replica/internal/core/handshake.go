@@ -53,6 +53,11 @@ func (pd *peerDevice) receiveState(ps protocol.State) {
 		}
 	}
 	pd.considerResync = false
+	defer func() {
+		if pd.birthDue && ps.Conn >= protocol.Connected && pd.conn >= protocol.Connected {
+			pd.acceptedByDisklessPrimary()
+		}
+	}()
 	pd.adopt(own, ps, conn, real, decided)
 }
 

@@ -76,6 +76,7 @@ type peerDevice struct {
 	sizes                      protocol.Sizes
 	sizesValid                 bool
 	stateSent                  bool // the first P_STATE of this connection has been sent
+	birthDue                   bool // of a generation, when the diskless Primary has accepted us
 	considerResync             bool // spec: behaviour 2.9 rule 6
 	discardMyData              bool
 	seq                        uint32 // spec: wire 3.2
