@@ -92,7 +92,10 @@ func (r *Resource) Disconnect(ctx context.Context, opts ...DisconnectOption) err
 	for _, opt := range opts {
 		opt.disconnect(&o)
 	}
-	return r.command(ctx, "disconnect", func(c *core.Core, cmd *core.Command) { c.Disconnect(cmd, 0, o.force) })
+	return r.command(ctx, "disconnect", func(c *core.Core, cmd *core.Command) {
+		r.lastLoss[0] = nil
+		c.Disconnect(cmd, 0, o.force)
+	})
 }
 
 // Promote makes this node Primary: its volumes can be read and written. Refusals

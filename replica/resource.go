@@ -45,7 +45,6 @@ type Resource struct {
 	commands []*command
 	opsOut   int // disk operations in progress
 	outsOut  int // Outs that are being sent
-	busy     int // application requests and the peer's operations in progress
 	watches  []*watch
 	alarm    alarm
 	lastLoss []error // per peer: why it is StandAlone

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/go-blockmirror/blockmirror/metadata"
 	"github.com/go-blockmirror/blockmirror/protocol"
 	"github.com/go-blockmirror/blockmirror/replica/internal/core"
 )
@@ -98,6 +99,18 @@ func (r *Resource) checkWatches(s *core.Snapshot) {
 	})
 }
 
+// eventKinds names the core's events.
+var eventKinds = [...]EventKind{
+	core.EventState:       EventState,
+	core.EventResyncDone:  EventResyncDone,
+	core.EventVerdict:     EventVerdict,
+	core.EventSplitBrain:  EventSplitBrain,
+	core.EventIOError:     EventIOError,
+	core.EventSize:        EventSize,
+	core.EventResyncStart: EventResyncStart,
+	core.EventHandler:     EventHandler,
+}
+
 // publish turns an event of the core into one of the stream. It is called under
 // the lock, which gives the order.
 func (r *Resource) publish(e *core.Event) {
@@ -105,29 +118,31 @@ func (r *Resource) publish(e *core.Event) {
 		Time: time.Now(), Volume: r.volumeID(e.Volume),
 		Old: e.Old, New: e.New, Decision: e.Decision, Blocks: e.Blocks, Failed: e.Failed, Size: e.Bytes, Text: e.Text,
 	}
+	if int(e.Kind) < len(eventKinds) {
+		ev.Kind = eventKinds[e.Kind]
+	}
 	if e.Peer >= 0 && e.Peer < len(r.cfg.Peers) {
 		ev.Peer = r.cfg.Peers[e.Peer].Name
 	}
-	switch e.Kind {
-	case core.EventState:
-		ev.Kind = EventState
-	case core.EventResyncDone:
-		ev.Kind = EventResyncDone
-	case core.EventResyncStart:
-		ev.Kind = EventResyncStart
-	case core.EventVerdict:
-		ev.Kind = EventVerdict
-	case core.EventSplitBrain:
-		ev.Kind = EventSplitBrain
-		r.lastLoss[e.Peer] = ErrSplitBrain
-	case core.EventIOError:
-		ev.Kind = EventIOError
-	case core.EventSize:
-		ev.Kind = EventSize
-	case core.EventHandler:
-		ev.Kind = EventHandler
+	if e.Kind == core.EventState && e.New.Conn >= protocol.Connected {
+		r.lastLoss[e.Peer] = nil
+	}
+	if e.Kind == core.EventVerdict && e.Decision != nil && e.Decision.Refusal != metadata.NotRefused {
+		r.lastLoss[e.Peer] = refusalReason(e.Decision)
 	}
 	r.hub.publish(ev)
+}
+
+// refusalReason is the error for a sync handshake that led to StandAlone.
+func refusalReason(d *metadata.Decision) error {
+	reason := ErrRefused
+	switch {
+	case d.Refusal == metadata.RefusedSplitBrain:
+		reason = ErrSplitBrain
+	case d.Verdict.Outcome == metadata.Unrelated:
+		reason = ErrUnrelated
+	}
+	return fmt.Errorf("%w (%v)", reason, d.Refusal)
 }
 
 // volumeID turns the core's index into the volume's ID; -1 stays.
