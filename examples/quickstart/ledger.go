@@ -8,7 +8,10 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"io"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -87,35 +90,66 @@ func (l *ledger) since(then uint64) (blocks int64) {
 	return blocks
 }
 
+// unanswered counts the blocks whose last write was not acknowledged.
+func (l *ledger) unanswered() (blocks int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, e := range l.blocks {
+		if e.acked != e.begun {
+			blocks++
+		}
+	}
+	return blocks
+}
+
+// readSpan is how much verify reads at a time, at most.
+const readSpan = 1 << 20
+
 // verify reads every block that was ever written and compares. It returns how many
 // there are and how many hold something that they must not. From then on a block
 // whose last write nobody answered is what it was found to be.
-func (l *ledger) verify(read func(b Block) ([]byte, error)) (blocks, wrong int64, err error) {
+func (l *ledger) verify(from io.ReaderAt) (blocks, wrong int64, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for offset, e := range l.blocks {
-		data, err := read(Block{offset, make([]byte, blockSize)})
-		if err != nil {
+	offsets := slices.Sorted(maps.Keys(l.blocks))
+	for len(offsets) > 0 {
+		first, n := offsets[0], 1
+		for n < len(offsets) && offsets[n]+blockSize-first <= readSpan {
+			n++
+		}
+		data := make([]byte, offsets[n-1]+blockSize-first)
+		if _, err := from.ReadAt(data, first); err != nil {
 			return blocks, wrong, err
 		}
-		blocks++
-		switch {
-		case bytes.Equal(data, content(offset, e.acked)):
-			e.begun = e.acked
-		case bytes.Equal(data, content(offset, e.begun)):
-			e.acked = e.begun
-		default:
-			wrong++
+		for _, offset := range offsets[:n] {
+			blocks++
+			if !l.blocks[offset].holds(offset, data[offset-first:][:blockSize]) {
+				wrong++
+			}
 		}
+		offsets = offsets[n:]
 	}
 	return blocks, wrong, nil
+}
+
+// holds reports whether the block may contain this, and remembers what it is.
+func (e *entry) holds(offset int64, data []byte) bool {
+	switch {
+	case bytes.Equal(data, content(offset, e.acked)):
+		e.begun = e.acked
+	case bytes.Equal(data, content(offset, e.begun)):
+		e.acked = e.begun
+	default:
+		return false
+	}
+	return true
 }
 
 // area is a part of the volume that is written to.
 type area struct{ offset, size int64 }
 
 // writers is how many writes are under way at a time.
-const writers = 4
+const writers = 16
 
 // load is a number of writers at work: each writes blocks of an area at random, one
 // after the other, none that another writer writes, until one write fails or stop
@@ -123,7 +157,7 @@ const writers = 4
 type load struct {
 	acked   atomic.Int64
 	tick    chan struct{} // one is put in after each acknowledgement, if there is room
-	cancel  context.CancelFunc
+	ending  atomic.Bool   // stop was called
 	running sync.WaitGroup
 	once    sync.Once
 	err     error // of the first write that failed
@@ -133,11 +167,9 @@ type load struct {
 // start begins to write to a node.
 func (l *ledger) start(ctx context.Context, n *process, where area) *load {
 	w := &load{tick: make(chan struct{}, 1), failed: make(chan struct{})}
-	stop, cancel := context.WithCancel(ctx)
-	w.cancel = cancel
 	for i := range int64(writers) {
 		w.running.Go(func() {
-			for stop.Err() == nil {
+			for !w.ending.Load() {
 				block := rand.Int64N(where.size/blockSize/writers)*writers + i
 				if err := l.write(ctx, n, where.offset+block*blockSize); err != nil {
 					w.once.Do(func() { w.err = err; close(w.failed) })
@@ -178,7 +210,7 @@ func (w *load) wait(count int64) error {
 // stop waits for the writes that are under way, and returns the error of the first
 // one that failed.
 func (w *load) stop() error {
-	w.cancel()
+	w.ending.Store(true)
 	w.running.Wait()
 	return w.err
 }

@@ -59,19 +59,19 @@ func mainStatus(opts options) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop)
-	if err := run(ctx, opts, os.Stdout, isTerminal(os.Stdout)); err != nil {
+	err := run(ctx, opts, os.Stdout, isTerminal(os.Stdout))
+	if ctx.Err() != nil {
+		err = errors.New("interrupted")
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "quickstart:", err)
 		return 1
 	}
 	return 0
 }
 
-// errMismatch: something was not as expected; the table says what.
-var errMismatch = errors.New("not all is as expected, see the table")
-
-// run tells the story in a folder that it makes and removes. Whatever happens, no
-// process of it is left when it returns.
-func run(ctx context.Context, opts options, out io.Writer, terminal bool) (err error) {
+// run tells the story in a folder that it makes and removes.
+func run(ctx context.Context, opts options, out io.Writer, terminal bool) error {
 	ctx, cancel := context.WithTimeout(ctx, timeLimit)
 	defer cancel()
 	if opts.size < minSize || opts.size%blockSize != 0 {
@@ -81,26 +81,12 @@ func run(ctx context.Context, opts options, out io.Writer, terminal bool) (err e
 	if err != nil {
 		return err
 	}
-	s := &story{opts: opts, dir: dir, report: newReport(out, terminal), ledger: newLedger()}
-	defer func() {
-		s.end()
-		if opts.dir != "" || opts.keep {
-			fmt.Fprintf(out, "\nThe disks are in %s\n", dir)
-		} else if e := os.RemoveAll(dir); err == nil {
-			err = e
-		}
-	}()
-	for _, step := range s.steps() {
-		if err := step(ctx); err != nil {
-			s.report.failed(err)
-			s.report.table()
-			return err
-		}
+	err = newStory(opts, dir, newReport(out, terminal)).tell(ctx)
+	if opts.dir != "" || opts.keep {
+		fmt.Fprintf(out, "\nThe disks are in %s\n", dir)
+		return err
 	}
-	if !s.report.table() {
-		return errMismatch
-	}
-	return nil
+	return errors.Join(err, os.RemoveAll(dir))
 }
 
 // workFolder returns the folder for the disks.

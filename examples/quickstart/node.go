@@ -66,6 +66,12 @@ type Block struct {
 	Data   []byte
 }
 
+// Range is a part of the volume.
+type Range struct {
+	Offset int64
+	Length int
+}
+
 // openNode brings the node into service: Secondary, and not connected.
 func openNode(cfg nodeConfig) (*Node, error) {
 	disk, err := blockdev.Open(cfg.disk, blockdev.Options{})
@@ -134,10 +140,10 @@ func (n *Node) Write(b Block, _ *struct{}) error {
 	return err
 }
 
-// Read fills in the data of a block.
-func (n *Node) Read(b Block, data *[]byte) error {
-	*data = make([]byte, len(b.Data))
-	_, err := n.vol.ReadAt(*data, b.Offset)
+// Read reads from the volume.
+func (n *Node) Read(r Range, data *[]byte) error {
+	*data = make([]byte, r.Length)
+	_, err := n.vol.ReadAt(*data, r.Offset)
 	return err
 }
 

@@ -105,6 +105,21 @@ func (p *process) waitFor(ctx context.Context, what string, wanted func(Status) 
 	}
 }
 
+// reader returns the node's volume as an io.ReaderAt.
+func (p *process) reader(ctx context.Context) io.ReaderAt { return volumeReader{ctx, p} }
+
+type volumeReader struct {
+	ctx context.Context
+	p   *process
+}
+
+// ReadAt implements io.ReaderAt.
+func (r volumeReader) ReadAt(b []byte, off int64) (int, error) {
+	var data []byte
+	err := r.p.call(r.ctx, "Read", Range{off, len(b)}, &data)
+	return copy(b, data), err
+}
+
 // close ends the node in order, and its process.
 func (p *process) close(ctx context.Context) error {
 	if err := p.do(ctx, "Close"); err != nil {

@@ -45,10 +45,10 @@ func (r *report) done(format string, args ...any) {
 	r.last = time.Now()
 }
 
-// failed prints why the story ends here.
-func (r *report) failed(err error) {
+// failed prints that the story ends here.
+func (r *report) failed() {
 	r.endBar()
-	fmt.Fprintf(r.out, " ✗ %5.2f s  %v\n", time.Since(r.last).Seconds(), err)
+	fmt.Fprintf(r.out, " ✗ %5.2f s\n", time.Since(r.last).Seconds())
 }
 
 // expect adds a row to the table.
@@ -96,6 +96,9 @@ func (r *report) endBar() {
 
 // table prints what was checked and reports whether all is as expected.
 func (r *report) table() bool {
+	if len(r.rows) == 0 {
+		return true
+	}
 	var what, expected, got int
 	for _, row := range r.rows {
 		what, expected, got = max(what, len([]rune(row.what))), max(expected, len(row.expected)), max(got, len(row.got))

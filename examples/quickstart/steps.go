@@ -14,7 +14,6 @@ import (
 // createDisks makes a disk for each node, and the link between them.
 func (s *story) createDisks(ctx context.Context) (err error) {
 	s.report.say("A disk of %s in two processes, in %s\n", mib(s.opts.size), s.dir)
-	s.local = map[string]string{}
 	for _, name := range []string{"alpha", "beta"} {
 		if err := createDisk(s.disk(name), s.opts.size); err != nil {
 			return err
@@ -142,25 +141,18 @@ func (s *story) killPrimary(ctx context.Context) error {
 	}
 	s.alpha.kill()
 	_ = load.stop() // the last writes were never answered
-	s.report.done("alpha killed (SIGKILL) after %d acknowledged writes: %v", load.acked.Load(), s.alpha.err)
+	s.report.done("alpha killed (SIGKILL) after %d acknowledged writes, %d were not answered", load.acked.Load(), s.ledger.unanswered())
 
 	if err := s.beta.call(ctx, "Promote", false, &struct{}{}); err != nil {
 		return err
 	}
-	blocks, wrong, err := s.readBack(ctx, s.beta)
+	blocks, wrong, err := s.ledger.verify(s.beta.reader(ctx))
 	if err != nil {
 		return err
 	}
 	s.report.done("beta promoted, every block that was ever acknowledged read back: %d of %d", blocks-wrong, blocks)
 	s.report.equal("acknowledged blocks lost", int64(0), wrong)
 	return nil
-}
-
-// readBack reads all that the ledger knows from a node.
-func (s *story) readBack(ctx context.Context, n *process) (blocks, wrong int64, err error) {
-	return s.ledger.verify(func(b Block) (data []byte, err error) {
-		return data, n.call(ctx, "Read", b, &data)
-	})
 }
 
 // rejoin lets beta write alone, and brings alpha back. Its activity log tells where
@@ -214,7 +206,7 @@ func (s *story) switchOver(ctx context.Context) error {
 	if err := s.alpha.call(ctx, "Promote", false, &struct{}{}); err != nil {
 		return err
 	}
-	blocks, wrong, err := s.readBack(ctx, s.alpha)
+	blocks, wrong, err := s.ledger.verify(s.alpha.reader(ctx))
 	if err != nil {
 		return err
 	}
@@ -268,10 +260,7 @@ func (s *story) compare(context.Context) error {
 		return err
 	}
 	s.report.equal(fmt.Sprintf("blocks of the image that differ, of %d", imageBlocks), int64(0), imageDiffer)
-	written, wrong, err := s.ledger.verify(func(b Block) ([]byte, error) {
-		_, err := beta.ReadAt(b.Data, b.Offset)
-		return b.Data, err
-	})
+	written, wrong, err := s.ledger.verify(beta)
 	if err != nil {
 		return err
 	}

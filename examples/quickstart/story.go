@@ -28,6 +28,30 @@ type story struct {
 	children    []*process // all that were started
 }
 
+func newStory(opts options, dir string, r *report) *story {
+	return &story{opts: opts, dir: dir, report: r, ledger: newLedger(), local: map[string]string{}}
+}
+
+// errMismatch: something was not as expected; the table says what.
+var errMismatch = errors.New("not all is as expected, see the table")
+
+// tell runs the steps until one fails, and prints the table. Whatever happens, no
+// process is left when it returns.
+func (s *story) tell(ctx context.Context) error {
+	defer s.end()
+	for _, step := range s.steps() {
+		if err := step(ctx); err != nil {
+			s.report.failed()
+			s.report.table()
+			return err
+		}
+	}
+	if !s.report.table() {
+		return errMismatch
+	}
+	return nil
+}
+
 // steps returns the chapters in their order.
 func (s *story) steps() []func(context.Context) error {
 	return []func(context.Context) error{
@@ -100,7 +124,7 @@ func (s *story) awaitResync(ctx context.Context, source, target *process, show b
 			}
 			left--
 			continue
-		case <-pause():
+		case <-time.After(50 * time.Millisecond):
 		}
 		if st, err := target.status(ctx); show && err == nil && st.Running {
 			s.report.progress(st)
@@ -111,9 +135,6 @@ func (s *story) awaitResync(ctx context.Context, source, target *process, show b
 	}
 	return int64(from.Blocks), nil
 }
-
-// pause is the time between two looks at a resync.
-func pause() <-chan time.Time { return time.After(50 * time.Millisecond) }
 
 // end ends what is still running.
 func (s *story) end() {
