@@ -83,10 +83,3 @@ func requireStream(t testing.TB, from, to net.Conn) {
 	require.Equal(t, string(sent), string(got))
 	require.NoError(t, to.SetReadDeadline(time.Time{}))
 }
-
-// closePair closes what a Connect gave, if it did.
-func closePair(p *Pair) {
-	if p != nil {
-		p.Close()
-	}
-}

@@ -222,32 +222,38 @@ func tryKernel(t *testing.T, us *TCP, k *kernelModel) {
 	t.Fatal("no pair in five tries")
 }
 
+// sendFirst dials addr until somebody listens and sends the first packet.
+func sendFirst(t *testing.T, addr string, r role) net.Conn {
+	t.Helper()
+	var d net.Dialer
+	ctx := testContext(t)
+	for {
+		c, err := d.DialContext(ctx, "tcp", addr)
+		if err == nil {
+			_, err = c.Write(appendInitial(nil, r))
+			require.NoError(t, err)
+			return c
+		}
+		require.NoError(t, ctx.Err())
+	}
+}
+
+// takeFirst accepts connections until one begins as a stream of role want.
+func takeFirst(t *testing.T, ln net.Listener, want role) net.Conn {
+	t.Helper()
+	for {
+		c, err := ln.Accept()
+		require.NoError(t, err)
+		got, err := readInitial(c, 10*time.Second)
+		if err == nil && got == want {
+			return c
+		}
+		c.Close()
+	}
+}
+
 // TestScriptedPeers plays the rows of the table in spec: wire 1.3 packet by packet.
 func TestScriptedPeers(t *testing.T) {
-	send := func(t *testing.T, addr string, r role) net.Conn {
-		var d net.Dialer
-		ctx := testContext(t)
-		for {
-			c, err := d.DialContext(ctx, "tcp", addr)
-			if err == nil {
-				_, err = c.Write(appendInitial(nil, r))
-				require.NoError(t, err)
-				return c
-			}
-			require.NoError(t, ctx.Err())
-		}
-	}
-	take := func(t *testing.T, ln net.Listener, want role) net.Conn {
-		for {
-			c, err := ln.Accept()
-			require.NoError(t, err)
-			got, err := readInitial(c, 10*time.Second)
-			if err == nil && got == want {
-				return c
-			}
-			c.Close()
-		}
-	}
 	type ends struct{ data, meta net.Conn }
 	tests := []struct {
 		name     string
@@ -256,20 +262,20 @@ func TestScriptedPeers(t *testing.T) {
 		play     func(t *testing.T, addr string, ln net.Listener) ends
 	}{
 		{"peer dials both, data first", false, true, func(t *testing.T, addr string, _ net.Listener) ends {
-			d := send(t, addr, roleData)
-			return ends{d, send(t, addr, roleMeta)}
+			d := sendFirst(t, addr, roleData)
+			return ends{d, sendFirst(t, addr, roleMeta)}
 		}},
 		{"peer dials both, meta first", false, true, func(t *testing.T, addr string, _ net.Listener) ends {
-			m := send(t, addr, roleMeta)
-			return ends{send(t, addr, roleData), m}
+			m := sendFirst(t, addr, roleMeta)
+			return ends{sendFirst(t, addr, roleData), m}
 		}},
 		{"we dial both", true, false, func(t *testing.T, _ string, ln net.Listener) ends {
-			d := take(t, ln, roleData)
-			return ends{d, take(t, ln, roleMeta)}
+			d := takeFirst(t, ln, roleData)
+			return ends{d, takeFirst(t, ln, roleMeta)}
 		}},
 		{"we dial data, peer dials meta", true, true, func(t *testing.T, addr string, ln net.Listener) ends {
-			d := take(t, ln, roleData)
-			return ends{d, send(t, addr, roleMeta)}
+			d := takeFirst(t, ln, roleData)
+			return ends{d, sendFirst(t, addr, roleMeta)}
 		}},
 	}
 	for _, tc := range tests {

@@ -98,6 +98,26 @@ func TestObserve(t *testing.T) {
 	require.Equal(t, []Request{{Kind: OpWrite, Off: 1024, N: 512}, {Kind: OpWrite, N: 512, FUA: true}, {Kind: OpFlush}}, seen)
 }
 
+// crashStep does one step of TestCrashModel: 0 to 2 a write, 3 one with FUA, 4
+// zeroes, 5 a discard, 6 a flush.
+func crashStep(f *Faulty, kind int, off, n int64, version byte) error {
+	buf := bytes.Repeat([]byte{version}, int(n))
+	var err error
+	switch kind {
+	case 0, 1, 2:
+		_, err = f.WriteAt(buf, off)
+	case 3:
+		_, err = f.WriteAtFUA(buf, off)
+	case 4:
+		err = f.WriteZeroes(off, n, false)
+	case 5:
+		err = f.Discard(off, n)
+	case 6:
+		err = f.Flush()
+	}
+	return err
+}
+
 // TestCrashModel: after a power cut every sector holds what was durable or one of
 // the versions written since, and the cut is the same for the same seed.
 func TestCrashModel(t *testing.T) {
@@ -126,22 +146,7 @@ func TestCrashModel(t *testing.T) {
 			kind := rapid.IntRange(0, 6).Draw(t, "kind")
 			version++
 			for _, w := range worlds {
-				off := int64(at) * 512
-				buf := bytes.Repeat([]byte{version}, n*512)
-				var err error
-				switch kind {
-				case 0, 1, 2:
-					_, err = w.f.WriteAt(buf, off)
-				case 3:
-					_, err = w.f.WriteAtFUA(buf, off)
-				case 4:
-					err = w.f.WriteZeroes(off, int64(n)*512, false)
-				case 5:
-					err = w.f.Discard(off, int64(n)*512)
-				case 6:
-					err = w.f.Flush()
-				}
-				require.NoError(t, err)
+				require.NoError(t, crashStep(w.f, kind, int64(at)*512, int64(n)*512, version))
 			}
 			for i := range now {
 				inside := i >= at && i < at+n

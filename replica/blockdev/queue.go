@@ -63,7 +63,6 @@ type Op struct {
 
 	next  *Op
 	stage opStage
-	slot  int32 // where the ring keeps it
 }
 
 // opStage is how far an Op with several steps has come.
