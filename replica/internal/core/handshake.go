@@ -52,6 +52,11 @@ func (pd *peerDevice) receiveState(ps protocol.State) {
 			return
 		}
 	}
+	if targets(ps.Conn) && conn == protocol.Connected && (real == protocol.Outdated || real == protocol.Consistent) {
+		// A resync target that lost its source (our disk is gone): S5 must not
+		// take its older data for UpToDate.
+		real = protocol.Inconsistent
+	}
 	pd.considerResync = false
 	defer func() {
 		if pd.birthDue && ps.Conn >= protocol.Connected && pd.conn >= protocol.Connected {
