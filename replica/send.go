@@ -30,8 +30,12 @@ type stream struct {
 	// Of the goroutine that sends.
 	pieces   net.Buffers
 	rest     net.Buffers
+	joined   []byte
 	deadline time.Time
 }
+
+// joinBytes is the most that is copied together for one Write.
+const joinBytes = 64 << 10
 
 func newStream(l *link, id protocol.Stream, conn net.Conn, limit time.Duration) *stream {
 	return &stream{link: l, id: id, conn: conn, limit: limit, kick: make(chan struct{}, 1)}
@@ -91,29 +95,56 @@ func (st *stream) write(out *core.Out) error {
 	st.pieces = out.Buffers(st.pieces[:0])
 	st.rest = st.pieces
 	defer clear(st.pieces)
+	if _, ok := st.conn.(*net.TCPConn); !ok {
+		return st.writeJoined()
+	}
 	for {
 		if err := st.extend(); err != nil {
 			return err
 		}
-		n, err := st.writeRest()
+		n, err := st.writeVector()
 		if err == nil {
 			return nil
 		}
-		if _, tcp := st.conn.(*net.TCPConn); !tcp || n == 0 || !isTimeout(err) {
+		if n == 0 || !isTimeout(err) {
 			return err
 		}
 		st.deadline = time.Time{}
 	}
 }
 
-// writeRest writes st.rest, and leaves in it what could not be written.
-func (st *stream) writeRest() (int64, error) {
+// writeVector writes st.rest with one system call where that takes all of it, and
+// leaves in it what could not be written.
+func (st *stream) writeVector() (int64, error) {
 	if len(st.rest) == 1 {
 		n, err := st.conn.Write(st.rest[0])
 		st.rest[0] = st.rest[0][n:]
 		return int64(n), err
 	}
 	return st.rest.WriteTo(st.conn)
+}
+
+// writeJoined writes st.rest to a connection that has no writev, TLS for example:
+// small pieces are copied together, because every Write costs a record and a
+// system call. After a timeout such a connection cannot go on.
+func (st *stream) writeJoined() error {
+	for i := 0; i < len(st.rest); {
+		p := st.rest[i]
+		if i++; len(p) < directBytes && i < len(st.rest) {
+			st.joined = append(st.joined[:0], p...)
+			for ; i < len(st.rest) && len(st.joined)+len(st.rest[i]) <= joinBytes; i++ {
+				st.joined = append(st.joined, st.rest[i]...)
+			}
+			p = st.joined
+		}
+		if err := st.extend(); err != nil {
+			return err
+		}
+		if _, err := st.conn.Write(p); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // extend moves the write deadline so that it lies between one and two times the
