@@ -86,13 +86,13 @@ func (pd *peerDevice) receiveSyncAck(cmd protocol.Command, a protocol.BlockAck) 
 			return errSequence
 		}
 		pd.setInSync(a.Sector, a.Size)
-		pd.pending = max(pd.pending-1, 0)
+		pd.rsPending = max(pd.rsPending-1, 0)
 		if pd.p.session.Version < 96 && pd.conn == protocol.SyncSource && pd.bm.Count() <= r.failed {
 			pd.peerSaysDone()
 		}
 	case protocol.CmdNegAck:
 		r.failed += to - from
-		pd.pending = max(pd.pending-1, 0)
+		pd.rsPending = max(pd.rsPending-1, 0)
 	case protocol.CmdNegRSDReply:
 		pd.blockDone(a.Sector, a.Size, false)
 	case protocol.CmdRSCancel:

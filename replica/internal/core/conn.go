@@ -354,7 +354,7 @@ func (p *peer) cleanup() {
 	p.session = protocol.Session{}
 	for _, pd := range p.pds {
 		pd.idsValid = false
-		pd.unacked, pd.pending = 0, 0
+		pd.unacked, pd.pending, pd.rsPending = 0, 0, 0
 		pd.v.md.dirty = true
 		pd.v.writeBitmap(nil, func(error) {})
 	}

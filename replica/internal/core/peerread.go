@@ -113,7 +113,7 @@ func (q *peerReq) readDone(failed bool) {
 		if q.cmd == protocol.CmdDataRequest {
 			cmd = protocol.CmdDataReply
 		} else {
-			pd.pending++ // the target's P_RS_WRITE_ACK is due
+			pd.rsPending++ // the target's P_RS_WRITE_ACK is due
 		}
 		pd.p.sendData(cmd, v.cfg.Number, protocol.Data{Sector: q.sector, ID: q.id}, buf.Data, nil, buf)
 	}

@@ -141,7 +141,7 @@ func (r *resync) pause(on bool) {
 func (pd *peerDevice) stopResync() {
 	r := &pd.resync
 	r.running, r.ready, r.ending = false, false, false
-	r.asked, r.inFlight = r.asked[:0], 0
+	r.asked, r.inFlight, pd.rsPending = r.asked[:0], 0, 0
 	r.timer.stop()
 	pd.v.active.wake()
 }
@@ -218,7 +218,7 @@ func (pd *peerDevice) pump() {
 		r.asked = append(r.asked, span{sector: sector, size: size})
 		r.inFlight += uint64(size) / 512
 		r.budget -= int64(size) / 512
-		pd.pending++
+		pd.rsPending++
 		send(pd.p, protocol.DataStream, protocol.CmdRSDataRequest, pd.v.cfg.Number,
 			protocol.BlockRequest{Sector: sector, ID: protocol.IDSyncer, Size: size})
 	}
@@ -380,7 +380,7 @@ func (pd *peerDevice) blockDone(sector uint64, size uint32, ok bool) {
 			r.asked[i] = r.asked[len(r.asked)-1]
 			r.asked = r.asked[:len(r.asked)-1]
 			r.inFlight -= uint64(size) / 512
-			pd.pending--
+			pd.rsPending--
 			break
 		}
 	}

@@ -24,19 +24,24 @@ func TestValidityRules(t *testing.T) {
 		set func(*protocol.State)
 		env ruleEnv
 	}{
-		"V1":  {set: func(s *protocol.State) { s.Peer = protocol.Primary }},
-		"V2":  {set: func(*protocol.State) {}, env: ruleEnv{otherPrimary: true}},
-		"V3":  {set: func(s *protocol.State) { s.Role = protocol.Secondary }, env: ruleEnv{open: true}},
-		"V4":  {set: func(s *protocol.State) { s.Conn, s.Disk = protocol.WFConnection, protocol.Outdated }},
-		"V5":  {set: func(s *protocol.State) { s.Conn, s.PeerDisk = protocol.WFConnection, protocol.DUnknown }, env: ruleEnv{fencing: true}},
-		"V6":  {set: func(s *protocol.State) { s.Disk, s.PeerDisk = protocol.Inconsistent, protocol.Diskless }},
-		"V7":  {set: func(s *protocol.State) { s.Conn, s.Disk = protocol.SyncSource, protocol.Failed }},
-		"V8":  {set: func(s *protocol.State) { s.Conn, s.PeerDisk = protocol.SyncSource, protocol.Failed }},
-		"V9":  {set: func(s *protocol.State) { s.Conn, s.Disk, s.PeerDisk = protocol.SyncSource, protocol.Outdated, protocol.Inconsistent }},
+		"V1": {set: func(s *protocol.State) { s.Peer = protocol.Primary }},
+		"V2": {set: func(*protocol.State) {}, env: ruleEnv{otherPrimary: true}},
+		"V3": {set: func(s *protocol.State) { s.Role = protocol.Secondary }, env: ruleEnv{open: true}},
+		"V4": {set: func(s *protocol.State) { s.Conn, s.Disk = protocol.WFConnection, protocol.Outdated }},
+		"V5": {set: func(s *protocol.State) { s.Conn, s.PeerDisk = protocol.WFConnection, protocol.DUnknown }, env: ruleEnv{fencing: true}},
+		"V6": {set: func(s *protocol.State) { s.Disk, s.PeerDisk = protocol.Inconsistent, protocol.Diskless }},
+		"V7": {set: func(s *protocol.State) { s.Conn, s.Disk = protocol.SyncSource, protocol.Failed }},
+		"V8": {set: func(s *protocol.State) { s.Conn, s.PeerDisk = protocol.SyncSource, protocol.Failed }},
+		"V9": {set: func(s *protocol.State) {
+			s.Conn, s.Disk, s.PeerDisk = protocol.SyncSource, protocol.Outdated, protocol.Inconsistent
+		}},
 		"V10": {set: func(s *protocol.State) { s.Disk = protocol.Outdated }},
 		"V11": {set: func(s *protocol.State) { s.Conn = protocol.VerifyS }, env: ruleEnv{version: 101}},
 		"V12": {set: func(s *protocol.State) { s.Conn = protocol.VerifyT }, env: ruleEnv{version: 87, verifyAlg: true}},
-		"V13": {set: func(s *protocol.State) { s.Disk, s.PeerDisk = protocol.Outdated, protocol.Outdated; s.Conn = protocol.WFReportParams }},
+		"V13": {set: func(s *protocol.State) {
+			s.Disk, s.PeerDisk = protocol.Outdated, protocol.Outdated
+			s.Conn = protocol.WFReportParams
+		}},
 		"V14": {set: func(s *protocol.State) { s.Conn, s.PeerDisk = protocol.StartingSyncS, protocol.DUnknown }},
 		"V15": {set: func(s *protocol.State) { s.PeerDisk = protocol.DUnknown }},
 	}
@@ -87,7 +92,9 @@ func TestTransitionRules(t *testing.T) {
 		"X5": {disk(protocol.Inconsistent), disk(protocol.Outdated), ruleEnv{}},
 		"X6": {conn(protocol.Unconnected), conn(protocol.Disconnecting), ruleEnv{}},
 		"X7": {conn(protocol.Connected), func(s *protocol.State) { s.Role = protocol.Secondary }, ruleEnv{handshaking: true}},
-		"X8": {func(s *protocol.State) { s.Role, s.Conn, s.Disk = protocol.Secondary, protocol.WFBitMapT, protocol.Outdated },
+		"X8": {func(s *protocol.State) {
+			s.Role, s.Conn, s.Disk = protocol.Secondary, protocol.WFBitMapT, protocol.Outdated
+		},
 			func(s *protocol.State) { s.Conn, s.Disk = protocol.WFBitMapT, protocol.Outdated }, ruleEnv{}},
 		"X9":  {conn(protocol.WFReportParams), conn(protocol.VerifyS), ruleEnv{}},
 		"X10": {conn(protocol.SyncTarget), conn(protocol.VerifyS), ruleEnv{}},

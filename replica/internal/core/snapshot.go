@@ -85,7 +85,7 @@ func (v *volume) snapshot() VolumeSnapshot {
 		OutOfSync: pd.oosBlocks(), WO: 'd',
 		Sent: pd.sent / 2, Received: pd.received / 2, Written: v.written / 2, Read: v.read / 2,
 		ALWrites: v.alWrites, BMWrites: v.bmWrites,
-		LocalPending: v.localPending, Pending: pd.inFlight + pd.pending, Unacked: pd.unacked, AppPending: v.appPending,
+		LocalPending: v.localPending, Pending: pd.inFlight + pd.pending + pd.rsPending, Unacked: pd.unacked, AppPending: v.appPending,
 		Resync: pd.resync.snapshot(), Last: pd.lastDecision,
 	}
 	if pd.conn != protocol.StandAlone {
