@@ -357,7 +357,7 @@ func (r *Random) disturbDisk() {
 	case k < 2:
 		r.Faults["detach"]++
 		r.try(n, "detach", func(c *core.Command) { n.core.Detach(c, vol, r.rng.IntN(4) == 0) })
-	case k == 2 && n != r.writer:
+	case k == 2 && n != r.writer && r.complete(r.Nodes[1-n.idx]):
 		r.Faults["invalidate"]++
 		r.try(n, "invalidate", func(c *core.Command) { n.core.Invalidate(c, vol) })
 	case k == 3 && r.complete(r.Nodes[1-n.idx]):
@@ -390,7 +390,7 @@ func (r *Random) settle() {
 	}
 	r.Run(50 * time.Millisecond)
 	r.Until("every request is answered", 5*time.Minute, func() bool { return len(r.live) == 0 })
-	last := r.now
+	last, began := r.now, r.now
 	r.Until("both UpToDate", 10*time.Minute, func() bool {
 		if r.now-last > time.Second {
 			last = r.now
@@ -402,6 +402,13 @@ func (r *Random) settle() {
 				}
 				if st, _ := n.State(0); st.UserISP {
 					r.try(n, "resume", func(c *core.Command) { n.core.PauseSync(c, 0, false) })
+				}
+				if st, _ := n.State(0); st.Role == protocol.Primary && r.conn(n) <= protocol.WFConnection && r.now-began > 2*time.Minute {
+					// A Primary whose peer has gone on without it is refused, and
+					// keeps what it has: an operator looks at it and demotes it. What
+					// was acknowledged is checked all the same.
+					r.Faults["operator demotes"]++
+					r.try(n, "demote", func(c *core.Command) { n.core.Demote(c) })
 				}
 				if r.conn(n) == protocol.StandAlone {
 					r.try(n, "connect", func(c *core.Command) { n.core.Connect(c, 0, core.ConnectOptions{}) })
