@@ -29,7 +29,7 @@ func randomOptions(seed uint64) Options {
 	}
 	if seed%7 == 6 {
 		o.Net.MaxVersion = protocol.Version(91 + seed/7%11) // older ones cannot sort out a lost sync UUID
-		o.Volumes = 1 // several need version 100
+		o.Volumes = 1                                       // several need version 100
 	}
 	return o
 }
