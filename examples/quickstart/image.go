@@ -37,11 +37,11 @@ func makeImage(ctx context.Context, given, dir string, size int64) (image, error
 	path := filepath.Join(dir, "image")
 	mkfs, err := findTool("mkfs.ext4")
 	if err != nil {
-		return image{path: path, what: "noise, " + mib(size) + ", because there is no mkfs.ext4"}, writeNoise(path, size)
+		return image{path: path, what: "noise, because there is no mkfs.ext4"}, writeNoise(path, size)
 	}
-	tree, files, err := findTree(ctx, size/2)
-	if err != nil {
-		return image{}, err
+	tree, files := findTree(ctx, size/2)
+	if tree == "" {
+		return image{path: path, what: "noise, because no files were found to make a file system of"}, writeNoise(path, size)
 	}
 	cmd := exec.CommandContext(ctx, mkfs, "-q", "-F", "-b", "4096", "-d", tree, path, fmt.Sprintf("%dk", size>>10))
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -61,8 +61,8 @@ func findTool(name string) (string, error) {
 }
 
 // findTree looks for a tree of real files that is not larger than size: the largest
-// part of the Go installation that fits, else the folder this was started in.
-func findTree(ctx context.Context, size int64) (tree string, files int, err error) {
+// part of the Go installation that fits, else the folder this was started in, else "".
+func findTree(ctx context.Context, size int64) (tree string, files int) {
 	var candidates []string
 	if out, err := exec.CommandContext(ctx, "go", "env", "GOROOT").Output(); err == nil {
 		src := filepath.Join(strings.TrimSpace(string(out)), "src")
@@ -72,10 +72,10 @@ func findTree(ctx context.Context, size int64) (tree string, files int, err erro
 	}
 	for _, tree := range append(candidates, ".") {
 		if files, bytes, err := measure(tree); err == nil && bytes <= size {
-			return tree, files, nil
+			return tree, files
 		}
 	}
-	return "", 0, errors.New("found no files to make an image of: name a file with -image")
+	return "", 0
 }
 
 // measure counts the files of a tree and the bytes that a file system needs for them.

@@ -91,13 +91,10 @@ func openNode(cfg nodeConfig) (*Node, error) {
 		logger = slog.New(slog.NewTextHandler(os.Stderr, nil)).With("node", cfg.name)
 	}
 	res, err := replica.Open(context.Background(), replica.Config{
-		Name: "quickstart",
-		Volumes: []replica.VolumeConfig{{
-			Disk:   disk,
-			Resync: replica.ResyncConfig{PlanAhead: -1, Rate: 128 << 20},
-		}},
-		Peers:  []replica.PeerConfig{{Name: cfg.peer, Transport: tcp, Protocol: protocol.C}},
-		Logger: logger,
+		Name:    "quickstart",
+		Volumes: []replica.VolumeConfig{{Disk: disk}},
+		Peers:   []replica.PeerConfig{{Name: cfg.peer, Transport: tcp}},
+		Logger:  logger,
 	})
 	if err != nil {
 		return nil, errors.Join(err, tcp.Close(), disk.Close())
