@@ -114,8 +114,8 @@ func (r *Resource) Demote(ctx context.Context) error {
 	return r.command(ctx, "demote", func(c *core.Core, cmd *core.Command) { c.Demote(cmd) })
 }
 
-// SuspendIO holds all requests of the application until ResumeIO. It does not wait
-// for requests in flight, which may be held back too (spec: behaviour 5.10).
+// SuspendIO holds all requests of the application until ResumeIO. It returns when
+// no write is in flight any more: then both disks are still.
 func (r *Resource) SuspendIO(ctx context.Context) error {
 	return r.command(ctx, "suspend I/O", func(c *core.Core, cmd *core.Command) { c.SetSuspended(cmd, true) })
 }
