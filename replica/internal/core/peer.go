@@ -43,7 +43,6 @@ type peer struct {
 	lateLoss bool // meta is gone, what is left on data is still read
 
 	lastMeta, lastData time.Duration // when something was last received
-	lastRetry          time.Duration
 	pingSent           time.Duration
 	pinging            bool
 	pingWaiters        []func(error)
@@ -60,7 +59,6 @@ type peer struct {
 	peerReqs   int // requests of the peer that are being served
 	readQueue  []*peerReq
 	closedWait bool // the pair is closed, peerReqs are not yet done
-	digestBuf  []byte
 }
 
 func newPeer(c *Core, idx int) *peer {

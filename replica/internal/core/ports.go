@@ -143,7 +143,6 @@ type Command struct {
 	// User is the shell's own: its waiter.
 	User any
 
-	name     string
 	finished bool
 }
 

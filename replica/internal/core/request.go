@@ -35,7 +35,6 @@ type request struct {
 	mayClear bool  // sent with MAY_SET_IN_SYNC
 	cleared  bool  // the peer answered P_RS_WRITE_ACK: in sync once the own part is written too
 	remote   bool  // a read that was sent to the peer
-	tried    bool  // a read that was tried on both
 	frozen   bool  // complete, but held back by a gate or suspended I/O
 	pins     int   // segments that still refer to buf
 

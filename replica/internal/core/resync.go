@@ -89,6 +89,10 @@ func (pd *peerDevice) resyncAfter(o, n protocol.ConnState) {
 		r.pause(n == protocol.PausedSyncS || n == protocol.PausedSyncT)
 		pd.pump()
 	case isResync(o) && !isResync(n):
+		if r.ending && sources(o) && n == protocol.Connected && pd.disk == protocol.Inconsistent {
+			// The target had announced its end when our disk went: it is complete.
+			v.c.change(pd, fact, func(s *protocol.State) { s.PeerDisk = protocol.UpToDate })
+		}
 		pd.stopResync()
 		v.writeBitmap(nil, func(error) {})
 	case o > protocol.Connected && n == protocol.Connected:

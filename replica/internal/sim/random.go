@@ -17,13 +17,12 @@ import (
 // Random is a run of random writes under random cuts, crashes and commands.
 type Random struct {
 	*Cluster
-	o       *oracle
-	live    map[*write]struct{}
-	writer  *Node // the Primary, nil while there is none
-	stopped bool
-	Faults  map[string]int
-	Writes  int
-	Reads   int
+	o      *oracle
+	live   map[*write]struct{}
+	writer *Node // the Primary, nil while there is none
+	Faults map[string]int
+	Writes int
+	Reads  int
 }
 
 // NewRandom sets a pair of nodes up: connected, node 0 Primary, first sync under way
