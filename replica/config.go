@@ -181,7 +181,8 @@ type PeerConfig struct {
 	// both. Empty for none.
 	CRAMAlg, Secret string
 
-	// AllowTwoPrimaries lets both nodes be Primary; both. It needs protocol C.
+	// AllowTwoPrimaries is to let both nodes be Primary. It is refused for now:
+	// overlapping writes of two Primaries are not put in order yet.
 	AllowTwoPrimaries bool
 	// AfterSB0Pri, AfterSB1Pri and AfterSB2Pri say what to do about a split brain
 	// that is found with no, one or two Primaries; both. The zero value is
@@ -262,8 +263,8 @@ func (p *PeerConfig) validate() error {
 	if p.Protocol != 0 && (p.Protocol < protocol.A || p.Protocol > protocol.C) {
 		return fmt.Errorf("%w: Protocol %d: want protocol.A, B or C", ErrConfig, p.Protocol)
 	}
-	if p.AllowTwoPrimaries && p.Protocol != 0 && p.Protocol != protocol.C {
-		return fmt.Errorf("%w: AllowTwoPrimaries needs protocol C", ErrConfig)
+	if p.AllowTwoPrimaries {
+		return fmt.Errorf("%w: AllowTwoPrimaries is not supported yet: overlapping writes of two Primaries are not put in order", ErrConfig)
 	}
 	if (p.CRAMAlg == "") != (p.Secret == "") {
 		return fmt.Errorf("%w: CRAMAlg and Secret go together: set both or none", ErrConfig)

@@ -190,11 +190,14 @@ func (p *peer) receiveProtocolUpdate(peer protocol.Protocol) {
 		p.refuse(fmt.Errorf("%w: the peer changed its settings: %w", ErrIncompatible, err))
 		return
 	}
+	if peer.TwoPrimaries {
+		p.refuse(fmt.Errorf("%w: the peer switched allow-two-primaries on, which is not supported yet", ErrIncompatible))
+		return
+	}
 	p.peerAlg, p.session.PeerDigestSize = alg, alg.Size()
 	p.protocol = peer.Replication
 	net := &p.c.cfg.Net
 	net.AfterSB0, net.AfterSB1, net.AfterSB2 = peer.AfterSB0.Mirrored(), peer.AfterSB1.Mirrored(), peer.AfterSB2.Mirrored()
-	net.AllowTwoPrimary = peer.TwoPrimaries
 	p.c.logf(LogInfo, -1, "peer changed the protocol to %v", peer.Replication)
 }
 
