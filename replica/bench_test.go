@@ -5,6 +5,7 @@ package replica
 
 import (
 	"fmt"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -28,6 +29,31 @@ func BenchmarkWrite(b *testing.B) {
 				})
 			})
 		}
+	}
+}
+
+// BenchmarkWriteFiles measures the same on two files, over loopback TCP, with and
+// without the flush at the end of every epoch.
+func BenchmarkWriteFiles(b *testing.B) {
+	for _, bm := range []struct {
+		size, depth int
+		noFlush     bool
+	}{{4 << 10, 1, false}, {4 << 10, 1, true}, {4 << 10, 32, false}, {4 << 10, 32, true}, {1 << 20, 8, false}, {1 << 20, 8, true}} {
+		b.Run(fmt.Sprintf("%dKiB/QD%d/flush=%v", bm.size>>10, bm.depth, !bm.noFlush), func(b *testing.B) {
+			dir := b.TempDir()
+			p := newPair(b, pairOptions{tcp: true, disks: func(name string) blockdev.Device {
+				f, err := blockdev.Create(filepath.Join(dir, name), 128<<20, blockdev.Options{Preallocate: true})
+				if err != nil {
+					b.Skip(err)
+				}
+				return f
+			}, config: func(_ string, cfg *Config) { cfg.Volumes[0].NoDiskFlushes = bm.noFlush }})
+			p.start(b)
+			benchmarkIO(b, p, bm.size, bm.depth, func(buf []byte, off int64) error {
+				_, err := p.alpha.vol.WriteAt(buf, off)
+				return err
+			})
+		})
 	}
 }
 

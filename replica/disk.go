@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/go-blockmirror/blockmirror/metadata"
 	"github.com/go-blockmirror/blockmirror/protocol"
@@ -96,6 +97,7 @@ func (gone) Close() error { return nil }
 // disk is a backing device in service, with its queues.
 type disk struct {
 	data, md blockdev.Queue
+	pace     atomic.Int64 // ns that a small request takes when it is performed at once
 }
 
 // close ends the queues when everything in them has ended.

@@ -54,6 +54,7 @@ type work struct {
 	sent []sending  // sent, to be handed back
 
 	op    blockdev.Op    // scratch of performOwn
+	turn  uint8          // counts own operations
 	batch []*blockdev.Op // scratch of submit
 }
 
@@ -141,7 +142,7 @@ func (r *Resource) route(c *core.Core, w *work) {
 	r.opsOut += len(w.eff.Ops)
 	solo := w.solo && r.opsOut == 1 && len(w.eff.Ops) == 1 && w.eff.Ops[0].Len <= soloBytes
 	for _, op := range w.eff.Ops {
-		if solo || w.inline && op.IO == &w.call.io {
+		if solo || w.inline && op.IO == &w.call.io && (!r.crowded() || r.diskOf(op).fast()) {
 			w.own = append(w.own, op)
 		} else {
 			w.jobs = append(w.jobs, r.newDiskOp(op))

@@ -5,6 +5,7 @@ package replica
 
 import (
 	"runtime"
+	"time"
 
 	"github.com/go-blockmirror/blockmirror/replica/blockdev"
 	"github.com/go-blockmirror/blockmirror/replica/internal/core"
@@ -89,9 +90,12 @@ func (w *work) submit(r *Resource) {
 	w.jobs = w.jobs[:0]
 }
 
+// diskOf returns the disk that an operation is for, nil if it has gone.
+func (r *Resource) diskOf(op *core.Op) *disk { return r.volumes[op.Volume].disk.Load() }
+
 // queueOf returns the queue that an operation goes to.
 func (r *Resource) queueOf(op *core.Op) blockdev.Queue {
-	d := r.volumes[op.Volume].disk.Load()
+	d := r.diskOf(op)
 	switch {
 	case d == nil:
 		return gone{}
@@ -105,12 +109,39 @@ func (r *Resource) queueOf(op *core.Op) blockdev.Queue {
 func (w *work) performOwn(r *Resource) {
 	for _, op := range w.own {
 		translate(&w.op, op)
-		r.queueOf(op).Do(&w.op)
+		if w.turn++; w.turn%paceSample == 0 {
+			began := time.Now()
+			r.queueOf(op).Do(&w.op)
+			r.diskOf(op).took(op, time.Since(began))
+		} else {
+			r.queueOf(op).Do(&w.op)
+		}
 		op.Err = w.op.Err
 		w.done = append(w.done, op)
 	}
 	w.op.Buf = nil
 	w.own = clearOps(w.own)
+}
+
+// A disk on which a small request takes less than fastPace is as quick as memory:
+// every goroutine performs its own requests, because handing them over costs more.
+// On others only a lone request is worth that: many goroutines that wait in system
+// calls starve each other, and a queue (an io_uring) does not.
+const (
+	fastPace   = 15 * time.Microsecond
+	paceSample = 8        // one in so many own operations is timed
+	paceBytes  = 16 << 10 // larger ones say nothing about the disk
+)
+
+func (d *disk) fast() bool { return d != nil && d.pace.Load() < int64(fastPace) }
+
+// took adds a measurement to the average, of which it is an eighth.
+func (d *disk) took(op *core.Op, t time.Duration) {
+	if d == nil || op.Meta || op.Len > paceBytes || op.Kind != core.OpRead && op.Kind != core.OpWrite {
+		return
+	}
+	old := d.pace.Load()
+	d.pace.Store(old + (int64(t)-old)/8) // a lost update does not matter
 }
 
 // send sends what w has taken.
