@@ -146,6 +146,39 @@ func TestDiskFails(t *testing.T) {
 	}
 }
 
+// A disk may fail while a transaction of the activity log is on its way to it.
+func TestDiskFailsDuringTransaction(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	disk := blockdev.NewFaulty(blockdev.NewMemory(testDiskBytes))
+	p := newPair(t, pairOptions{disks: func(name string) blockdev.Device {
+		if name == "alpha" {
+			return disk
+		}
+		return blockdev.NewMemory(testDiskBytes)
+	}})
+	p.start(t)
+	layout, err := metadata.NewLayout(metadata.V08, metadata.Internal(), disk.Size(), metadata.Geometry{})
+	require.NoError(t, err)
+	buf := make([]byte, 4096)
+	_, err = p.alpha.vol.WriteAt(buf, 0)
+	require.NoError(t, err)
+	writes := []blockdev.OpKind{blockdev.OpWrite}
+	release := disk.Inject(blockdev.Fault{Kinds: writes, Off: layout.ActivityLogOffset, Len: layout.ActivityLogSize, Hang: true})
+	result := make(chan error, 1)
+	go func() {
+		_, err := p.alpha.vol.WriteAt(buf, 8<<20) // a cold extent
+		result <- err
+	}()
+	disk.WaitHung(1)
+	disk.Inject(blockdev.Fault{Kinds: writes, Len: 4096})
+	_, err = p.alpha.vol.WriteAt(buf, 0)
+	require.NoError(t, err, "the peer has it")
+	release()
+	require.NoError(t, <-result, "the peer has it")
+	waitFor(t, p.alpha.res, func(s protocol.State) bool { return s.Disk == protocol.Diskless })
+	p.stop(t)
+}
+
 // Real files, with metadata on a file of its own on one node.
 func TestFiles(t *testing.T) {
 	defer goleak.VerifyNone(t)
