@@ -57,12 +57,20 @@ func (pd *peerDevice) receiveAck(cmd protocol.Command, a protocol.BlockAck) erro
 // answered ends the peer's part of a write. A later, contradicting answer (protocol
 // A and B may still be told of a failed write) has no effect but its marks.
 func (r *request) answered(s partState) {
+	r.landed()
 	if r.net != partPending {
 		return
 	}
 	r.net = s
-	r.pd.inFlight--
 	r.v.c.maybeComplete(r)
+}
+
+// landed: the peer has answered, or never will.
+func (r *request) landed() {
+	if r.flying {
+		r.flying = false
+		r.pd.inFlight--
+	}
 }
 
 // bothWritten clears the blocks of a write that both nodes have, if it was sent

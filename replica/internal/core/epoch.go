@@ -95,6 +95,7 @@ func (p *peer) receiveBarrierAck(a protocol.BarrierAck) error {
 	p.tx.acked = e.number
 	for r := e.head; r != nil; {
 		next := r.next
+		r.landed()
 		r.epoch, r.next = nil, nil
 		p.c.maybeComplete(r)
 		r = next
@@ -130,9 +131,9 @@ func (p *peer) abandonRequests() {
 		for r := e.head; r != nil; {
 			next := r.next
 			r.pd.setOutOfSync(r.sector, r.size)
+			r.landed()
 			if r.net == partPending {
 				r.net = partFailed
-				r.pd.inFlight--
 			}
 			if r.err == nil {
 				r.err = ErrConnectionLost

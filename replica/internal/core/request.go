@@ -34,6 +34,7 @@ type request struct {
 	wantAck  bool  // completion waits for P_WRITE_ACK
 	mayClear bool  // sent with MAY_SET_IN_SYNC
 	cleared  bool  // the peer answered P_RS_WRITE_ACK: in sync once the own part is written too
+	flying   bool  // counted in the peer device's inFlight
 	remote   bool  // a read that was sent to the peer
 	frozen   bool  // complete, but held back by a gate or suspended I/O
 	pins     int   // segments that still refer to buf

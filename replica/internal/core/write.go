@@ -118,6 +118,7 @@ func (r *request) send(pd *peerDevice, s protocol.State) {
 	}
 	p.tx.add(p, r)
 	pd.inFlight++
+	r.flying = true
 	pd.sent += uint64(r.size) / 512
 	d := protocol.Data{Sector: r.sector, ID: r.id, Seq: pd.nextSeq(), Flags: flags.Usable(p.session.Version), Size: r.size}
 	if cmd == protocol.CmdData {

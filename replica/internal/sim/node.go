@@ -131,16 +131,19 @@ func (n *Node) Attach(vol int, done func(error)) {
 	n.Command(func(cmd *core.Command) { n.core.Attach(cmd, vol, img) }, done)
 }
 
-// Crash takes a node down without warning.
-func (n *Node) Crash() {
+// Crash takes a node down without warning: its power fails, or only the process is
+// killed, and the disk keeps its cache.
+func (n *Node) Crash(power bool) {
 	if n.core == nil {
 		return
 	}
-	n.c.tracef("%d crashes", n.idx)
+	n.c.tracef("%d crashes, power fails: %v", n.idx, power)
 	n.core = nil
 	n.ios, n.cmds = nil, nil
 	for _, d := range n.disks {
-		d.Crash(n.c.rng)
+		if power {
+			d.Crash(n.c.rng)
+		}
 	}
 	net := &n.c.net
 	net.wants[n.idx] = 0

@@ -159,20 +159,28 @@ func (r *Random) step() {
 	}
 }
 
-// crash takes a node down, and lets the survivor take over sometimes.
+// crash takes a node down. Its power fails only if the other node has everything that
+// was acknowledged: what an application has not flushed a lone disk may lose. Where
+// that was the Primary the survivor takes over at once. (If the crashed Primary came
+// back first it would be the source, as DRBD has it, without what its cache lost.)
 func (r *Random) crash(n *Node) {
-	if n.core == nil || r.Nodes[1-n.idx].core == nil {
+	other := r.Nodes[1-n.idx]
+	if n.core == nil || other.core == nil {
 		return
 	}
+	power := r.complete(other) && !r.diverged(other)
+	primary := r.writer == n
 	r.Faults["crash"]++
-	for w := range r.live {
-		if r.writer == n {
-			delete(r.live, w)
-		}
+	if power {
+		r.Faults["power failure"]++
 	}
-	n.Crash()
-	if r.writer == n {
+	if primary {
+		clear(r.live)
 		r.writer = nil
+	}
+	n.Crash(power)
+	if power && primary {
+		r.promote(other, false)
 	}
 }
 
@@ -281,7 +289,7 @@ func (r *Random) write() {
 		return
 	}
 	size := n.core.Snapshot().Volumes[0].Size
-	if size < 4096 {
+	if size < 512 {
 		return
 	}
 	length := uint64(1 + r.rng.IntN(16))

@@ -7,6 +7,8 @@ import (
 	"flag"
 	"testing"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/go-blockmirror/blockmirror/protocol"
 )
 
@@ -68,5 +70,7 @@ func TestRandom(t *testing.T) {
 		writes += r.Writes
 		reads += r.Reads
 	}
+	require.Greater(t, writes, 10*n, "the runs must write")
+	require.Greater(t, reads, n)
 	t.Logf("%d runs, %d writes, %d reads, faults %v", n, writes, reads, faults)
 }

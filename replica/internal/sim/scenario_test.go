@@ -363,7 +363,7 @@ func TestShutdownLeavesCleanMetadata(t *testing.T) {
 		require.Empty(t, n.disks[0].dirty, "all of it is durable")
 	}
 	for _, n := range s.Nodes {
-		n.Crash()
+		n.Crash(true)
 		n.Boot()
 	}
 	s.Run(time.Second)
@@ -382,7 +382,7 @@ func TestActivityLogBoundsTheResync(t *testing.T) {
 	s := skipped(t, opt)
 	s.promote(s.a)
 	s.write(s.a, 9<<20, 1, 4096)
-	s.a.Crash()
+	s.a.Crash(true)
 	s.until("noticed", func() bool { return s.st(s.b).Conn == protocol.WFConnection })
 	s.promote(s.b)
 	s.mark()
