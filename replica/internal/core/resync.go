@@ -76,14 +76,7 @@ func (pd *peerDevice) resyncAfter(o, n protocol.ConnState) {
 		r.start(pd.oosBlocks())
 		v.c.event(Event{Kind: EventResyncStart, Volume: v.idx, Peer: pd.p.idx, Blocks: r.total})
 		if n == protocol.SyncTarget || n == protocol.PausedSyncT {
-			// Blocks of different ages from here on: that must be on disk first.
-			v.syncSuper(func(err error) {
-				if err == nil && r.running {
-					r.ready = true
-					pd.pump()
-				}
-			})
-			v.gateSuper()
+			pd.beginTarget()
 		}
 	case isResync(n):
 		r.pause(n == protocol.PausedSyncS || n == protocol.PausedSyncT)
@@ -102,6 +95,24 @@ func (pd *peerDevice) resyncAfter(o, n protocol.ConnState) {
 		r.grow = false
 		pd.syncNewStorage()
 	}
+}
+
+// beginTarget makes durable what a crash of the target must not forget: which blocks
+// are out of sync (the source clears its marks as we acknowledge blocks that may
+// still be in our disk's cache), and that the disk holds blocks of different ages.
+func (pd *peerDevice) beginTarget() {
+	r, v := &pd.resync, pd.v
+	v.gates++
+	v.writeBitmap(nil, func(error) {
+		v.syncSuper(func(err error) {
+			v.gates--
+			v.gateOpened()
+			if err == nil && r.running {
+				r.ready = true
+				pd.pump()
+			}
+		})
+	})
 }
 
 // syncNewStorage is the resync of what the device grew by (spec: behaviour 6.9, 6.10).

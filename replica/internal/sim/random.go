@@ -169,6 +169,9 @@ func (r *Random) crash(n *Node) {
 		return
 	}
 	power := r.complete(other) && !r.diverged(other)
+	for _, d := range other.disks {
+		power = power && !d.FailWrites && !d.FailMeta // one fault at a time
+	}
 	primary := r.writer == n
 	r.Faults["crash"]++
 	if power {
