@@ -130,6 +130,9 @@ func (v *volume) alFlushData(err error) {
 }
 
 func (v *volume) alWrite(err error) {
+	if !v.al.writing {
+		return
+	}
 	if err != nil || !v.metaUsable() {
 		v.alFailed()
 		return
@@ -144,6 +147,9 @@ func (v *volume) alWrite(err error) {
 
 func alDone(c *Core, o *Op) {
 	v := o.vol
+	if !v.al.writing {
+		return // the disk failed in the meantime, and the transaction was given up
+	}
 	if o.Err != nil {
 		v.diskFailed(causeMeta, "activity log", o.Err)
 		v.alFailed()

@@ -86,10 +86,12 @@ func (c *Core) generationAfter(pd *peerDevice, o, n protocol.State) {
 	if birth == metadata.NoBirth || v.leaving {
 		return
 	}
-	if o.Conn == protocol.WFReportParams && n.Role != protocol.Primary && n.PeerDisk < protocol.Inconsistent {
+	if (o.Conn == protocol.WFReportParams || pd.consenting) && n.Role != protocol.Primary && n.PeerDisk < protocol.Inconsistent {
 		// A diskless Primary is about to judge whether our data is what its users
-		// have seen. If it is not it goes, and nothing has changed here.
-		pd.birthDue = true
+		// have seen; or a Primary was just allowed to detach, and may be cut off
+		// before it hears of that. Its next P_STATE tells. Until then it has no
+		// reason to write here, and a generation of ours would be one too many.
+		pd.birthDue = n.Peer == protocol.Primary
 		return
 	}
 	if c.susp {

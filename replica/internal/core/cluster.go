@@ -106,7 +106,9 @@ func (pd *peerDevice) receiveStateRequest(q protocol.StateRequest) {
 	}
 	send(p, protocol.MetaStream, protocol.CmdStateChgReply, pd.v.cfg.Number, protocol.StateReply{Code: code})
 	c.settling = nested
+	pd.consenting = true
 	c.drain()
+	pd.consenting = false
 }
 
 // receiveConnRequest decides about the peer's wish for the connection; in

@@ -59,7 +59,7 @@ func (pd *peerDevice) receiveState(ps protocol.State) {
 	}
 	pd.considerResync = false
 	defer func() {
-		if pd.birthDue && ps.Conn >= protocol.Connected && pd.conn >= protocol.Connected {
+		if pd.birthDue && ps.Conn >= protocol.Connected && ps.Disk < protocol.Negotiating && pd.conn >= protocol.Connected {
 			pd.acceptedByDisklessPrimary()
 		}
 	}()

@@ -76,6 +76,7 @@ type peerDevice struct {
 	sizes                      protocol.Sizes
 	sizesValid                 bool
 	stateSent                  bool // the first P_STATE of this connection has been sent
+	consenting                 bool // the consequences of a change that the peer asked for are drawn
 	birthDue                   bool // of a generation, when the diskless Primary has accepted us
 	considerResync             bool // spec: behaviour 2.9 rule 6
 	discardMyData              bool

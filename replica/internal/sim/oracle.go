@@ -23,6 +23,14 @@ type write struct {
 	zero     bool
 }
 
+// content is the id that the sectors hold after the write.
+func (w *write) content() uint64 {
+	if w.zero {
+		return 0
+	}
+	return w.id
+}
+
 func newOracle() *oracle {
 	return &oracle{acked: map[uint64]uint64{}, maybe: map[uint64]map[uint64]*write{}}
 }
@@ -58,10 +66,7 @@ func stamp(b []byte, id, sector uint64) {
 // answered, can no longer come back. live are the writes still in flight.
 func (o *oracle) done(w *write, live map[*write]struct{}) {
 	for s := w.from; s < w.to; s++ {
-		o.acked[s] = w.id
-		if w.zero {
-			o.acked[s] = 0
-		}
+		o.acked[s] = w.content()
 		for id, m := range o.maybe[s] {
 			if _, ok := live[m]; !ok || m == w {
 				delete(o.maybe[s], id)
@@ -85,7 +90,7 @@ func (o *oracle) check(sector uint64, b []byte) error {
 		return nil
 	}
 	for _, w := range o.maybe[sector] {
-		if w.id == id || w.zero && id == 0 {
+		if w.content() == id {
 			return nil
 		}
 	}
