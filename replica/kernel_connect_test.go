@@ -12,14 +12,6 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// kernelScenarios run in this order in one guest.
-var kernelScenarios = []struct {
-	name string
-	run  func(*testing.T, *kernelLab)
-}{
-	{"Connect", kernelConnect},
-}
-
 // kernelConnect: connections that either side ends, several times. Who asks ends
 // StandAlone, the other one goes on looking.
 func kernelConnect(t *testing.T, lab *kernelLab) {

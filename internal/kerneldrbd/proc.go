@@ -30,7 +30,7 @@ type Minor struct {
 
 // State returns the first line's part on roles and states, as
 // "Connected Primary/Secondary UpToDate/UpToDate".
-func (m *Minor) State() string {
+func (m Minor) State() string {
 	if m.Role == "" {
 		return m.Conn
 	}
@@ -38,7 +38,7 @@ func (m *Minor) State() string {
 }
 
 // OutOfSync returns how much is out of sync, in bytes.
-func (m *Minor) OutOfSync() int64 { return m.Counters["oos"] << 10 }
+func (m Minor) OutOfSync() int64 { return m.Counters["oos"] << 10 }
 
 var (
 	procFirst   = regexp.MustCompile(`^ *(\d+): cs:(\w+)(?: ro:(\w+)/(\w+) ds:(\w+)/(\w+) ([ABC ]) (\S{6}))?$`)
