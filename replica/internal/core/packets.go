@@ -63,6 +63,7 @@ func (p *peer) receiveData(h protocol.Header, body []byte, payload *Buffer) erro
 		return p.receiveAuth(h.Command, body)
 	}
 	if !p.gotProto && h.Command != protocol.CmdProtocol {
+		payload.Release()
 		if h.Command == protocol.CmdAuthChallenge {
 			p.refuse(fmt.Errorf("%w: the peer wants cram-hmac-alg, none is configured here", ErrAuthentication))
 			return nil

@@ -101,6 +101,7 @@ type IO struct {
 	User any
 
 	req  *request
+	left int // requests that it was split into and that have not completed
 	next *IO
 }
 

@@ -55,6 +55,7 @@ func localReadDone(c *Core, o *Op) {
 // readRemote asks the peer. Own writes of this or an earlier epoch come first: the
 // barrier in front of the request sees to that.
 func (r *request) readRemote(pd *peerDevice) {
+	r.split(protocol.MaxDataBytes(pd.p.session.Version))
 	pd.p.closeEpoch()
 	r.pd, r.remote, r.net, r.since = pd, true, partPending, pd.v.c.now
 	pd.pending++

@@ -16,7 +16,7 @@ import (
 //	       -> local part done, peer's part done -> complete to the application
 //	       -> P_BARRIER_ACK: forgotten, extents released
 func (c *Core) Submit(io *IO) {
-	io.Err, io.next = nil, nil
+	io.Err, io.next, io.left = nil, nil, 0
 	v := c.vols[io.Volume]
 	if err := v.checkIO(io); err != nil {
 		c.complete(io, err)
@@ -124,6 +124,7 @@ func (v *volume) begin(io *IO) {
 		return
 	}
 	r := c.newRequest()
+	io.left = 1
 	r.io, r.v, r.kind, r.buf = io, v, io.Kind, io.Buf
 	r.sector, r.size, r.fua, r.unmap = uint64(io.Off)/512, uint32(io.Len), io.FUA, io.MayUnmap
 	io.req = r

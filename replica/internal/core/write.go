@@ -36,6 +36,7 @@ func (r *request) issue() {
 	canLocal := v.hasDisk()
 	switch {
 	case mirrors(s) && pd.p.phase == phaseUp:
+		r.split(r.largest(pd))
 		r.send(pd, s)
 	case canLocal:
 		// Marked at once: a bitmap exchange may begin while the write is on its way.
@@ -52,6 +53,50 @@ func (r *request) issue() {
 		r.err = ErrNoUpToDateData
 	}
 	c.maybeComplete(r)
+}
+
+// largest is how much of a request one packet to this peer takes, in bytes. Old
+// protocols have small packets (spec: wire 9.3), and zeroes may have to travel as data.
+func (r *request) largest(pd *peerDevice) uint32 {
+	cmd := protocol.CmdData
+	switch r.kind {
+	case IODiscard:
+		cmd = protocol.CmdTrim
+	case IOZero:
+		cmd = protocol.CmdZeroes
+	}
+	s := &pd.p.session
+	if cmd == protocol.CmdData || !s.CanSend(cmd) || cmd == protocol.CmdZeroes && pd.p.digest.Size() > 0 {
+		return protocol.MaxDataBytes(s.Version)
+	}
+	return MaxDiscardBytes
+}
+
+// split shortens a request to limit and makes requests of their own of the rest. The
+// IO completes with the last of them.
+func (r *request) split(limit uint32) {
+	if r.size <= limit {
+		return
+	}
+	rest := r.size - limit
+	n := r.v.c.newRequest()
+	n.io, n.v, n.kind, n.fua, n.unmap = r.io, r.v, r.kind, r.fua, r.unmap
+	n.sector, n.size = r.sector+uint64(limit)/512, rest
+	if r.buf != nil {
+		n.buf, r.buf = r.buf[limit:], r.buf[:limit]
+	}
+	r.size = limit
+	r.io.left++
+	r.v.appPending++
+	if r.kind == IORead {
+		n.startRead()
+		return
+	}
+	r.iv.to = n.sector
+	n.iv.from, n.iv.to, n.iv.write, n.iv.req, n.iv.run = n.sector, n.sector+uint64(n.size)/512, true, n, runRequest
+	if r.v.active.add(&n.iv) {
+		n.startWrite()
+	}
 }
 
 // writeLocal asks for the local part.
@@ -189,9 +234,8 @@ func (c *Core) maybeComplete(r *request) {
 func (c *Core) completeRequest(r *request) {
 	io := r.io
 	r.io = nil
-	var err error
-	if r.local != partOK && r.net != partOK {
-		err = r.failure()
+	if r.local != partOK && r.net != partOK && io.Err == nil {
+		io.Err = r.failure()
 	}
 	r.v.appPending--
 	r.frozen = false
@@ -201,7 +245,9 @@ func (c *Core) completeRequest(r *request) {
 	if r.epoch != nil && r.pd.p.tx.current == r.epoch {
 		r.pd.p.closeEpoch() // what comes now may depend on this write
 	}
-	c.complete(io, err)
+	if io.left--; io.left == 0 {
+		c.complete(io, io.Err)
+	}
 }
 
 func (r *request) failure() error {

@@ -408,11 +408,19 @@ func TestProtocolsAndVersions(t *testing.T) {
 				opt.Net.Protocol, opt.Net.MaxVersion = wire, version
 				s := newScene(t, opt)
 				s.a.mustDo(t, "promote", func(cmd *core.Command) { s.a.core.Promote(cmd, true) })
+				s.until("synced", s.bothUpToDate)
 				for i := range 20 {
 					s.write(s.a, int64(i)*20480+512, byte(i+1), 512*(1+i*3))
 				}
 				require.NoError(t, s.io(s.a, &core.IO{Kind: core.IOZero, Off: 4096, Len: 65536}))
 				require.NoError(t, s.io(s.a, &core.IO{Kind: core.IODiscard, Off: 1 << 20, Len: 65536}))
+				s.write(s.a, 512, 0xee, 1<<20)
+				require.NoError(t, s.io(s.a, &core.IO{Kind: core.IOZero, Off: 1536, Len: 3 << 20}))
+				s.write(s.a, 2560, 0xdd, 1<<20)
+				s.a.mustDo(t, "detach", func(cmd *core.Command) { s.a.core.Detach(cmd, 0, false) })
+				require.Equal(t, bytes.Repeat([]byte{0xdd}, 1<<20), s.read(s.a, 2560, 1<<20))
+				s.a.Attach(0, func(err error) { require.NoError(t, err) })
+				s.until("attached", s.bothUpToDate)
 				require.NoError(t, s.io(s.a, &core.IO{Kind: core.IOFlush}))
 				s.until("synced", s.bothUpToDate)
 				s.disconnect(s.b)
