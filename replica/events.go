@@ -37,6 +37,9 @@ const (
 	EventSize
 	// EventHandler: DRBD would run the handler named Text now (spec: behaviour 8.3).
 	EventHandler
+	// EventRefused: this node refused the connection and goes StandAlone: Err, in
+	// words Text.
+	EventRefused
 	// EventLagged: this reader was too slow and missed Missed events. What they
 	// led to is in Status.
 	EventLagged
@@ -44,7 +47,7 @@ const (
 
 // String returns the kind in words, as "state".
 func (k EventKind) String() string {
-	names := [...]string{"", "state", "resync-start", "resync-done", "verdict", "split-brain", "io-error", "size", "handler", "lagged"}
+	names := [...]string{"", "state", "resync-start", "resync-done", "verdict", "split-brain", "io-error", "size", "handler", "refused", "lagged"}
 	if int(k) < len(names) && k > 0 {
 		return names[k]
 	}
@@ -70,6 +73,7 @@ type Event struct {
 	Size     int64  // bytes
 	Missed   uint64
 	Text     string
+	Err      error // as errors.Is finds it: ErrSplitBrain, ErrIncompatible, ErrAuthentication, ...
 }
 
 // String returns one line for people, as

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/go-blockmirror/blockmirror/metadata"
 	"github.com/go-blockmirror/blockmirror/protocol"
 	"github.com/go-blockmirror/blockmirror/replica/internal/core"
 )
@@ -109,6 +108,7 @@ var eventKinds = [...]EventKind{
 	core.EventSize:        EventSize,
 	core.EventResyncStart: EventResyncStart,
 	core.EventHandler:     EventHandler,
+	core.EventRefused:     EventRefused,
 }
 
 // publish turns an event of the core into one of the stream. It is called under
@@ -116,7 +116,7 @@ var eventKinds = [...]EventKind{
 func (r *Resource) publish(e *core.Event) {
 	ev := Event{
 		Time: time.Now(), Volume: r.volumeID(e.Volume),
-		Old: e.Old, New: e.New, Decision: e.Decision, Blocks: e.Blocks, Failed: e.Failed, Size: e.Bytes, Text: e.Text,
+		Old: e.Old, New: e.New, Decision: e.Decision, Blocks: e.Blocks, Failed: e.Failed, Size: e.Bytes, Text: e.Text, Err: e.Err,
 	}
 	if int(e.Kind) < len(eventKinds) {
 		ev.Kind = eventKinds[e.Kind]
@@ -127,22 +127,10 @@ func (r *Resource) publish(e *core.Event) {
 	if e.Kind == core.EventState && e.New.Conn >= protocol.Connected {
 		r.lastLoss[e.Peer] = nil
 	}
-	if e.Kind == core.EventVerdict && e.Decision != nil && e.Decision.Refusal != metadata.NotRefused {
-		r.lastLoss[e.Peer] = refusalReason(e.Decision)
+	if e.Kind == core.EventRefused {
+		r.lastLoss[e.Peer] = e.Err
 	}
 	r.hub.publish(ev)
-}
-
-// refusalReason is the error for a sync handshake that led to StandAlone.
-func refusalReason(d *metadata.Decision) error {
-	reason := ErrRefused
-	switch {
-	case d.Refusal == metadata.RefusedSplitBrain:
-		reason = ErrSplitBrain
-	case d.Verdict.Outcome == metadata.Unrelated:
-		reason = ErrUnrelated
-	}
-	return fmt.Errorf("%w (%v)", reason, d.Refusal)
 }
 
 // volumeID turns the core's index into the volume's ID; -1 stays.

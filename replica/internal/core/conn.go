@@ -286,6 +286,7 @@ func (p *peer) refuse(err error) {
 		return
 	}
 	p.c.logf(LogError, -1, "connection refused: %v", err)
+	p.c.event(Event{Kind: EventRefused, Volume: -1, Peer: p.idx, Err: err, Text: err.Error()})
 	p.disconnectNow(true)
 }
 

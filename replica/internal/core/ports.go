@@ -178,6 +178,7 @@ const (
 	EventSize                        // the volume's size changed: Bytes
 	EventResyncStart
 	EventHandler // a handler of DRBD would run: Text is its name
+	EventRefused // this node refused the connection and goes StandAlone: Err
 )
 
 // Event is one entry of the ordered event stream.
@@ -187,6 +188,7 @@ type Event struct {
 	Peer     int
 	Old, New protocol.State
 	Text     string
+	Err      error
 	Decision *metadata.Decision
 	Blocks   uint64
 	Failed   uint64
