@@ -163,6 +163,7 @@ func (v *volume) checkAttach(img *DiskImage) error {
 
 // load takes over what was read.
 func (v *volume) load(img *DiskImage) {
+	v.lostCache = false
 	v.sb, v.layout, v.limits, v.capacity, v.sameDevice = img.Super, img.Layout, img.Limits, img.Capacity, img.SameDevice
 	v.ids = metadata.GenerationIDs{Current: v.sb.Current, Bitmap: v.sb.Bitmap,
 		History: [2]metadata.UUID{v.sb.History[0], v.sb.History[1]}}

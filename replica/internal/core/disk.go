@@ -40,6 +40,7 @@ func (v *volume) diskFailed(why cause, what string, err error) {
 	if v.cfg.DetachOnIO == IOCallLocalIOError {
 		v.c.event(Event{Kind: EventHandler, Volume: v.idx, Text: "local-io-error"})
 	}
+	v.lostCache = true
 	v.c.change(pd, fact, func(s *protocol.State) { s.Disk = protocol.Failed })
 }
 
@@ -88,6 +89,7 @@ func (c *Core) Detach(cmd *Command, vol int, force bool) {
 	pd := v.pds[0]
 	gone := func() bool { return v.disk == protocol.Diskless }
 	if force {
+		v.lostCache = true
 		c.change(pd, fact, func(s *protocol.State) { s.Disk = protocol.Failed })
 		c.when(gone, func() { c.finish(cmd, nil) })
 		return
@@ -134,6 +136,7 @@ func (v *volume) detachClean(cmd *Command) {
 		v.freezing--
 		v.closing = false
 		if err != nil && v.disk > protocol.Failed {
+			v.lostCache = true
 			v.logf(LogWarn, "detach leaves unclean metadata: %v", err)
 		}
 		c.change(v.pds[0], fact, func(s *protocol.State) { s.Disk = protocol.Failed })

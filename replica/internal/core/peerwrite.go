@@ -192,6 +192,9 @@ func (q *peerReq) writeDone() {
 		return
 	}
 	pd.unacked--
+	if q.epoch != nil && !q.failed && q.size > 0 {
+		q.epoch.good = withVolume(q.epoch.good, v)
+	}
 	live := pd.p.alive() && q.epoch != nil
 	switch {
 	case q.failed:

@@ -17,7 +17,8 @@ type rxEpoch struct {
 	count   uint32
 	pending int
 	barrier bool
-	vols    []*volume // that were written to
+	vols    []*volume // that it has writes for
+	good    []*volume // whose disk took one of them
 	next    *rxEpoch
 }
 
@@ -41,7 +42,7 @@ func (x *rxEpochs) current() *rxEpoch {
 			e = &rxEpoch{}
 		} else {
 			x.free = e.next
-			*e = rxEpoch{vols: e.vols[:0]}
+			*e = rxEpoch{vols: e.vols[:0], good: e.good[:0]}
 		}
 		if x.last == nil {
 			x.first = e
@@ -58,13 +59,17 @@ func (x *rxEpochs) join(v *volume) *rxEpoch {
 	e := x.current()
 	e.count++
 	e.pending++
-	for _, o := range e.vols {
+	e.vols = withVolume(e.vols, v)
+	return e
+}
+
+func withVolume(list []*volume, v *volume) []*volume {
+	for _, o := range list {
 		if o == v {
-			return e
+			return list
 		}
 	}
-	e.vols = append(e.vols, v)
-	return e
+	return append(list, v)
 }
 
 // start begins a write, or holds it until its turn.
@@ -128,6 +133,15 @@ func (x *rxEpochs) advance(p *peer) {
 // flushEpoch begins to flush what the epoch wrote to, and reports whether there is
 // anything to wait for.
 func (p *peer) flushEpoch(e *rxEpoch) bool {
+	for _, v := range e.good {
+		if v.lostCache && v.cfg.DiskFlushes {
+			// The disk took the write and then failed: nobody can make it durable
+			// any more. Without an ack the peer marks it when the connection ends.
+			p.c.logf(LogWarn, -1, "the disk failed with writes of the peer in its cache: connecting anew")
+			p.lose(protocol.BrokenPipe)
+			return true
+		}
+	}
 	for _, v := range e.vols {
 		if !v.cfg.DiskFlushes || !v.hasDisk() {
 			continue

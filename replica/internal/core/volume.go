@@ -54,6 +54,7 @@ type volume struct {
 	alWrites, bmWrites uint64
 	attachErr          error
 	leaving            bool // the peer has agreed that this disk goes
+	lostCache          bool // the disk went with data that was not flushed
 	closing            bool // the activity log is being emptied for a detach
 	postponed          bool // a new generation is due when I/O resumes
 }

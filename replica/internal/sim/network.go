@@ -4,6 +4,7 @@
 package sim
 
 import (
+	"encoding/binary"
 	"errors"
 	"io"
 	"time"
@@ -187,7 +188,11 @@ func (s *stream) deliver() {
 		}
 		head := append([]byte(nil), body[:front]...)
 		s.buf = s.buf[hs+int(h.Length):]
-		s.p.net.c.tracef("%d<%d %v %v v%d len %d", to, s.from, s.kind, h.Command, h.Volume, h.Length)
+		if len(head) >= 20 { // most packets of that length begin with a sector
+			s.p.net.c.tracef("%d<%d %v %v v%d len %d sector %d", to, s.from, s.kind, h.Command, h.Volume, h.Length, binary.BigEndian.Uint64(head))
+		} else {
+			s.p.net.c.tracef("%d<%d %v %v v%d len %d", to, s.from, s.kind, h.Command, h.Volume, h.Length)
+		}
 		nd.event(func() { nd.core.Receive(0, s.p.gen[to], s.kind, h, head, payload) })
 	}
 	if s.eof {
