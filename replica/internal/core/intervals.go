@@ -49,6 +49,18 @@ func (l *intervals) add(i *interval) bool {
 	return !i.waiting
 }
 
+// follow inserts the second part of a running entry that was shortened: it keeps the
+// place of the whole, and may start at once.
+func (l *intervals) follow(i, rest *interval) {
+	rest.prev, rest.next, rest.linked = i, i.next, true
+	if i.next != nil {
+		i.next.prev = rest
+	} else {
+		l.tail = rest
+	}
+	i.next = rest
+}
+
 // blocked reports whether an earlier entry is in the way of i.
 func (l *intervals) blocked(i *interval) bool {
 	for o := i.prev; o != nil; o = o.prev {

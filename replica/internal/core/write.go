@@ -94,9 +94,8 @@ func (r *request) split(limit uint32) {
 	}
 	r.iv.to = n.sector
 	n.iv.from, n.iv.to, n.iv.write, n.iv.req, n.iv.run = n.sector, n.sector+uint64(n.size)/512, true, n, runRequest
-	if r.v.active.add(&n.iv) {
-		n.startWrite()
-	}
+	r.v.active.follow(&r.iv, &n.iv)
+	n.startWrite()
 }
 
 // writeLocal asks for the local part.

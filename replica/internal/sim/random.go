@@ -311,7 +311,9 @@ func (r *Random) write() {
 	r.live[w] = struct{}{}
 	r.Writes++
 	io := &core.IO{Kind: kind, Off: int64(from) * sectorBytes, Len: int64(length) * sectorBytes, Buf: data, FUA: r.rng.IntN(10) == 0}
+	r.tracef("%d write %d: sectors %d to %d", n.idx, w.id, w.from, w.to)
 	n.IO(io, func(err error) {
+		r.tracef("%d write %d: %v", n.idx, w.id, err)
 		delete(r.live, w)
 		if err == nil {
 			r.o.done(w, r.live)
