@@ -21,6 +21,7 @@ type write struct {
 	id       uint64
 	from, to uint64 // sectors
 	zero     bool
+	rivals   []*write // overlapping ones that were acknowledged while this one was in flight
 }
 
 // content is the id that the sectors hold after the write.
@@ -73,6 +74,18 @@ func (o *oracle) done(w *write, live map[*write]struct{}) {
 			}
 		}
 	}
+	// Of two writes that were in flight together either may be the last one.
+	for m := range live {
+		if m.from < w.to && w.from < m.to {
+			m.rivals = append(m.rivals, w)
+		}
+	}
+	for _, v := range w.rivals {
+		for s := max(v.from, w.from); s < min(v.to, w.to); s++ {
+			o.maybe[s][v.id] = v
+		}
+	}
+	w.rivals = nil
 }
 
 // check compares a sector's content with what it may be.
