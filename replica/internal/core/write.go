@@ -146,6 +146,11 @@ func (r *request) send(pd *peerDevice, s protocol.State) {
 		r.mayClear = true
 	}
 	wire := p.protocol
+	if !r.v.hasDisk() && p.session.Version >= 100 {
+		// The peer's is the only copy: A and B of DRBD complete such a write
+		// before it is on any disk.
+		wire = protocol.ProtocolC
+	}
 	r.wantRecv = wire == protocol.ProtocolB
 	r.wantAck = wire == protocol.ProtocolC
 	ackFlags := protocol.DataFlags(0)

@@ -168,6 +168,9 @@ func (r *Random) crash(n *Node) {
 	if n.core == nil || other.core == nil {
 		return
 	}
+	if st, _ := n.State(0); r.writer == n && st.Disk != protocol.UpToDate && r.cfg.Net.Protocol != protocol.ProtocolC {
+		return // protocols A and B promise nothing if the only disk is the peer's
+	}
 	power := r.complete(other) && !r.diverged(other)
 	for _, d := range other.disks {
 		power = power && !d.FailWrites && !d.FailMeta // one fault at a time
