@@ -275,7 +275,7 @@ func (r *Random) switchRoles() {
 	done, good := false, false
 	n.Command(func(c *core.Command) { n.core.Demote(c) }, func(err error) { done, good = true, err == nil })
 	r.Until("demote", 2*time.Minute, func() bool { return done || n.core == nil || n.boot != boot })
-	if !good || other.core == nil || !r.complete(other) {
+	if !good || other.core == nil || !r.complete(other) || r.diverged(other) {
 		return
 	}
 	done, boot = false, other.boot
