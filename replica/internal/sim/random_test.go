@@ -32,6 +32,9 @@ func randomOptions(seed uint64) Options {
 	if seed%7 == 6 {
 		o.Net.MaxVersion = protocol.Version(91 + seed/7%11) // older ones cannot sort out a lost sync UUID
 		o.Volumes = 1                                       // several need version 100
+		// Below 100 the peer acknowledges by the protocol, and A and B promise
+		// nothing while its disk is the only one.
+		o.Net.Protocol = protocol.ProtocolC
 	}
 	return o
 }
