@@ -38,6 +38,12 @@ const (
 	labDisk    = 0 // /dev/vda: volume 0
 	labDisk2   = 1 // /dev/vdb: volume 1
 	labPattern = 2 // /dev/vdc: random data to write from
+	labBadOne  = 3 // /dev/vdd: fails once at labBadOffset
+	labBadTwo  = 4 // /dev/vde: the same
+	labLarge   = 5 // /dev/vdf: labLargeBytes
+
+	labBadOffset  = 6 << 20
+	labLargeBytes = 520 << 20
 )
 
 // kernelLab is a guest with the kernel's DRBD, and disks to experiment with.
@@ -72,6 +78,7 @@ var kernelScenarios = []struct {
 	{"FullSyncFromKernel", kernelFullSyncFromKernel},
 	{"LateJoiner", kernelLateJoiner},
 	{"SkipInitialSync", kernelSkipInitialSync},
+	{"WritesA", func(t *testing.T, lab *kernelLab) { kernelWrites(t, lab, protocol.A) }},
 	{"WritesB", func(t *testing.T, lab *kernelLab) { kernelWrites(t, lab, protocol.B) }},
 	{"WritesC", func(t *testing.T, lab *kernelLab) { kernelWrites(t, lab, protocol.C) }},
 	{"DiscardAndZeroes", kernelDiscardAndZeroes},
@@ -88,7 +95,20 @@ var kernelScenarios = []struct {
 	{"DisklessKernel", kernelDisklessKernel},
 	{"Detach", kernelDetach},
 	{"Integrity", kernelIntegrity},
+	{"Authentication", kernelAuthentication},
 	{"Versions", kernelVersions},
+	{"NetOptions", kernelNetOptions},
+	{"Swap", kernelSwap},
+	{"NodeDiskFails", kernelNodeDiskFails},
+	{"KernelDiskFails", kernelKernelDiskFails},
+	{"Idle", kernelIdle},
+	{"KernelHangs", kernelHangs},
+	{"NodeHangs", kernelNodeHangs},
+	{"Fencing", kernelFencing},
+	{"Ahead", kernelAhead},
+	{"PromoteTarget", kernelPromoteTarget},
+	{"Random", kernelRandom},
+	{"ActivityLog", kernelActivityLog},
 }
 
 func newKernelLab(t *testing.T) *kernelLab {
@@ -99,12 +119,16 @@ func newKernelLab(t *testing.T) *kernelLab {
 	}
 	dir := t.TempDir()
 	opts := kerneldrbd.Options{}
-	for i := range 3 {
+	for i := range labLarge + 1 {
 		path := filepath.Join(dir, fmt.Sprint("disk", i))
 		require.NoError(t, os.WriteFile(path, nil, 0o600))
-		require.NoError(t, os.Truncate(path, labDiskBytes))
+		require.NoError(t, os.Truncate(path, lab.size(i)))
 		lab.disks = append(lab.disks, path)
-		opts.Disks = append(opts.Disks, kerneldrbd.Disk{Path: path})
+		disk := kerneldrbd.Disk{Path: path}
+		if i == labBadOne || i == labBadTwo {
+			disk.FailSector = labBadOffset / 512
+		}
+		opts.Disks = append(opts.Disks, disk)
 	}
 	require.NoError(t, os.WriteFile(lab.disks[labPattern], lab.pattern, 0o600))
 	require.NoError(t, os.Truncate(lab.disks[labPattern], labDiskBytes))
@@ -113,6 +137,14 @@ func newKernelLab(t *testing.T) *kernelLab {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, lab.guest.Close()) })
 	return lab
+}
+
+// size is that of a disk, in bytes.
+func (lab *kernelLab) size(disk int) int64 {
+	if disk == labLarge {
+		return labLargeBytes
+	}
+	return labDiskBytes
 }
 
 // labContext limits a scenario generously: emulation is slow on a busy machine.
@@ -126,6 +158,7 @@ func labContext(t testing.TB) context.Context {
 type duoOptions struct {
 	fresh    bool // metadata as after create-md; else both disks are in sync
 	two      bool // two volumes, 0 and 1
+	at       int  // the kernel's disk of volume 0; the node's has its size
 	protocol protocol.ReplicationProtocol
 	config   func(*replica.Config) // changes the node's configuration
 	net      []string              // further options of the kernel's connect
@@ -182,8 +215,8 @@ func newDuo(t *testing.T, lab *kernelLab, opts duoOptions) *duo {
 	for i, n := 0, opts.volumes(); i < n; i++ {
 		v := kerneldrbd.Volume{Number: i, Minor: i}
 		if !opts.kernelDiskless {
-			v.Disk = fmt.Sprintf("/dev/vd%c", 'a'+i)
-			lab.format(t, lab.disks[i], opts)
+			v.Disk = fmt.Sprintf("/dev/vd%c", 'a'+opts.at+i)
+			lab.format(t, opts.at+i, opts)
 		}
 		d.kernel.Volumes = append(d.kernel.Volumes, v)
 	}
@@ -204,7 +237,7 @@ func newDuo(t *testing.T, lab *kernelLab, opts duoOptions) *duo {
 	for i := range opts.volumes() {
 		v := replica.VolumeConfig{ID: uint16(i), Resync: replica.ResyncConfig{PlanAhead: -1, Rate: 100 << 20}}
 		if !opts.nodeDiskless {
-			disk := blockdev.NewFaulty(blockdev.NewMemory(labDiskBytes))
+			disk := blockdev.NewFaulty(blockdev.NewMemory(lab.size(opts.at)))
 			t.Cleanup(func() { require.NoError(t, disk.Close()) })
 			require.NoError(t, replica.CreateMetadata(replica.Disk{Device: disk}, opts.metadata(t, disk)))
 			d.disks, v.Disk = append(d.disks, disk), disk
@@ -239,9 +272,10 @@ func (o *duoOptions) metadata(t testing.TB, disk blockdev.Device) metadata.Creat
 }
 
 // format empties a disk of the kernel and writes metadata from this side.
-func (lab *kernelLab) format(t testing.TB, path string, opts duoOptions) {
+func (lab *kernelLab) format(t testing.TB, disk int, opts duoOptions) {
+	path := lab.disks[disk]
 	require.NoError(t, os.Truncate(path, 0))
-	require.NoError(t, os.Truncate(path, labDiskBytes))
+	require.NoError(t, os.Truncate(path, lab.size(disk)))
 	f, err := blockdev.Open(path, blockdev.Options{NoDirect: true})
 	require.NoError(t, err)
 	require.NoError(t, replica.CreateMetadata(replica.Disk{Device: f}, opts.metadata(t, f)))
@@ -447,7 +481,7 @@ func (d *duo) kernelContent(volume int) []byte {
 // kernelContentOf is for a node that does not run.
 func (d *duo) kernelContentOf(volume, n int) []byte {
 	d.t.Helper()
-	b, err := os.ReadFile(d.lab.disks[volume])
+	b, err := os.ReadFile(d.lab.disks[d.opts.at+volume])
 	require.NoError(d.t, err)
 	return b[:n]
 }

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 )
 
 // The addresses of the guest's network. Nothing else is on it.
@@ -35,6 +36,9 @@ type Disk struct {
 	Path string
 	// BlockSize is the logical block size, 512 (also if 0) or 4096.
 	BlockSize int
+	// FailSector, if it is not 0, is a sector of 512 bytes. The first request of the
+	// guest that touches it, after each boot, fails with an I/O error.
+	FailSector int64
 }
 
 // Options describe a guest. The zero value is a guest without disks.
@@ -157,6 +161,20 @@ func (g *Guest) Crash() error {
 	}
 	vm.kill()
 	return nil
+}
+
+// Pause stops the guest's clock and processors: to its peer it hangs. Resume lets it go on.
+func (g *Guest) Pause() error { return g.signal(syscall.SIGSTOP) }
+
+// Resume ends Pause.
+func (g *Guest) Resume() error { return g.signal(syscall.SIGCONT) }
+
+func (g *Guest) signal(s syscall.Signal) error {
+	vm, err := g.machine()
+	if err != nil {
+		return err
+	}
+	return vm.process.Signal(s)
 }
 
 // Restart boots the guest again, with the same disks and ports. A guest that runs is

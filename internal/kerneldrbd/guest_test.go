@@ -28,17 +28,20 @@ func withTimeout(t testing.TB) context.Context {
 	return ctx
 }
 
-// startGuest boots a guest with two disks of diskBytes. Its log is shown if the test fails.
+// startGuest boots a guest with three disks of diskBytes; /dev/vdc has a fault. Its log is shown if the test fails.
 func startGuest(t testing.TB) (*Guest, []string) {
 	Require(t)
 	var disks []string
 	opts := Options{}
-	for _, name := range []string{"a", "b"} {
+	for _, name := range []string{"a", "b", "c"} {
 		path := filepath.Join(t.TempDir(), name)
 		require.NoError(t, os.WriteFile(path, nil, 0o600))
 		require.NoError(t, os.Truncate(path, diskBytes))
 		disks = append(disks, path)
 		opts.Disks = append(opts.Disks, Disk{Path: path})
+		if name == "c" {
+			opts.Disks[2].FailSector = 1000
+		}
 	}
 	g, err := Start(withTimeout(t), opts)
 	require.NoError(t, err)
@@ -62,6 +65,8 @@ func TestGuest(t *testing.T) {
 		{"RunTimeout", testRunTimeout},
 		{"Log", testLog},
 		{"Disks", testDisks},
+		{"FailingDisk", testFailingDisk},
+		{"Pause", testPause},
 		{"Resource", testResource},
 		{"KernelDials", testKernelDials},
 		{"KernelIsDialled", testKernelIsDialled},
@@ -144,6 +149,26 @@ func testDisks(t *testing.T, g *Guest, disks []string) {
 	got, err = os.ReadFile(disks[0])
 	require.NoError(t, err)
 	require.Equal(t, make([]byte, diskBytes), got)
+}
+
+func testFailingDisk(t *testing.T, g *Guest, _ []string) {
+	ctx := withTimeout(t)
+	require.NoError(t, g.Copy(ctx, "/dev/vdc", 992*512, "/dev/vda", 0, 4096, 4096))
+	var exit *ExitError
+	require.ErrorAs(t, g.Copy(ctx, "/dev/vdc", 1000*512, "/dev/vda", 0, 4096, 4096), &exit)
+	require.NoError(t, g.Copy(ctx, "/dev/vdc", 1000*512, "/dev/vda", 0, 4096, 4096), "only once")
+}
+
+func testPause(t *testing.T, g *Guest, _ []string) {
+	ctx := withTimeout(t)
+	require.NoError(t, g.Pause())
+	short, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+	_, err := g.Run(short, "true")
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	cancel()
+	require.NoError(t, g.Resume())
+	_, err = g.Run(ctx, "true")
+	require.NoError(t, err)
 }
 
 // newResource makes fresh metadata and attaches /dev/vda.

@@ -137,9 +137,14 @@ func (g *Guest) arguments(ports int) []string {
 		}
 		// A power failure of the guest is not one of this host: what QEMU has written
 		// is safe, and flushes need not reach this host's disk.
+		drive := "format=raw,file.locking=off,file.filename=" + strings.ReplaceAll(d.Path, ",", ",,")
+		if d.FailSector != 0 {
+			drive = fmt.Sprintf("driver=blkdebug,inject-error.0.event=none,inject-error.0.sector=%d,inject-error.0.once=on,"+
+				"image.driver=raw,image.file.driver=file,image.file.locking=off,image.file.filename=%s",
+				d.FailSector, strings.ReplaceAll(d.Path, ",", ",,"))
+		}
 		args = append(args,
-			"-drive", fmt.Sprintf("if=none,id=disk%d,format=raw,cache=unsafe,discard=unmap,file.locking=off,file=%s",
-				i, strings.ReplaceAll(d.Path, ",", ",,")),
+			"-drive", fmt.Sprintf("if=none,id=disk%d,cache=unsafe,discard=unmap,%s", i, drive),
 			"-device", fmt.Sprintf("virtio-blk-pci,drive=disk%d,serial=disk%d,logical_block_size=%d,physical_block_size=%d,addr=%#x",
 				i, i, size, size, 5+i))
 	}

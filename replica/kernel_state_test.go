@@ -1,0 +1,177 @@
+// Copyright The blockmirror Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package replica_test
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-blockmirror/blockmirror/internal/kerneldrbd"
+	"github.com/go-blockmirror/blockmirror/protocol"
+	"github.com/go-blockmirror/blockmirror/replica"
+	"github.com/go-blockmirror/blockmirror/replica/blockdev"
+	"github.com/stretchr/testify/require"
+)
+
+// kernelFencing: a kernel Primary with fencing outdates the node when it leaves, and the
+// node cannot be promoted until they have met again.
+func kernelFencing(t *testing.T, lab *kernelLab) { fencing(t, lab, true) }
+
+func fencing(t *testing.T, lab *kernelLab, kernelLeaves bool) {
+	d := newDuo(t, lab, duoOptions{disk: []string{"--fencing=resource-only"}})
+	d.connect()
+	require.NoError(t, d.kernel.Primary(d.ctx))
+	d.disconnect(kernelLeaves)
+	d.waitNode(func(st replica.VolumeStatus) bool { return st.State.Disk == protocol.Outdated })
+	d.waitKernel(func(m kerneldrbd.Minor) bool { return m.PeerDisk == "Outdated" && m.Role == "Primary" })
+	require.ErrorIs(t, d.node.Promote(d.ctx), replica.ErrNoUpToDateData)
+	d.kernelWrite(0, 1<<20, 0, 3*4096, 4096)
+	require.NotContains(t, strings.Join(d.kernelLog(), "\n"), "fence-peer")
+	d.reconnect()
+	d.waitSync()
+	d.requireSame()
+	require.Equal(t, 3, d.lastKernelResync())
+	require.NoError(t, d.kernel.Secondary(d.ctx))
+}
+
+// kernelAhead: a node that is too slow for protocol A is left behind, and catches up.
+func kernelAhead(t *testing.T, lab *kernelLab) {
+	d := newDuo(t, lab, duoOptions{protocol: protocol.A,
+		net: []string{"--on-congestion=pull-ahead", "--congestion-fill=256", "--congestion-extents=1000"}})
+	d.connect()
+	require.NoError(t, d.kernel.Primary(d.ctx))
+	slow := time.NewTicker(30 * time.Millisecond)
+	defer slow.Stop()
+	for round := range int64(2) {
+		d.disks[0].Observe(func(r blockdev.Request) {
+			if r.Kind == blockdev.OpWrite {
+				<-slow.C
+			}
+		})
+		d.kernelWrite(0, round*4<<20, 0, 1<<20, 16<<10)
+		d.kernelWrite(0, round*4<<20+2<<20+512, 0, 1<<20, 16<<10)
+		d.disks[0].Observe(nil)
+		d.waitSync()
+		d.requireSame()
+		d.mu.Lock()
+		history := strings.Join(d.history, "\n")
+		d.mu.Unlock()
+		require.Equal(t, int(round)+1, strings.Count(history, "conn( Connected -> Behind )"), history)
+	}
+	require.NoError(t, d.kernel.Secondary(d.ctx))
+}
+
+// kernelPromoteTarget: the target of a full sync becomes Primary before it is done; what
+// it has not yet, it reads from the source.
+func kernelPromoteTarget(t *testing.T, lab *kernelLab) {
+	for _, target := range []string{"kernel", "node"} {
+		t.Run(target, func(t *testing.T) {
+			d := newDuo(t, lab, duoOptions{fresh: true,
+				disk: []string{"--resync-rate=4000"},
+				config: func(cfg *replica.Config) {
+					cfg.Volumes[0].Resync = replica.ResyncConfig{PlanAhead: -1, Rate: 4 << 20}
+				},
+			})
+			size := 4096
+			if target == "kernel" {
+				d.fillNodeDisk()
+				require.NoError(t, d.node.Promote(d.ctx, replica.Force()))
+				require.NoError(t, d.node.Demote(d.ctx))
+				want := d.nodeContent(0)
+				d.connect()
+				d.waitKernel(func(m kerneldrbd.Minor) bool { return m.Conn == "SyncTarget" })
+				require.NoError(t, d.kernel.Primary(d.ctx))
+				for _, off := range []int{0, 10 << 20, 20 << 20} {
+					out, err := lab.guest.Run(d.ctx, fmt.Sprintf("dd if=/dev/drbd0 bs=4096 skip=%d count=1 iflag=direct status=none", off/4096))
+					require.NoError(t, err)
+					require.Equal(t, string(want[off:off+size]), out)
+				}
+				d.kernelWrite(0, 20<<20+512, 4096, 64<<10, 64<<10)
+				copy(want[20<<20+512:], lab.pattern[4096:4096+64<<10])
+				require.NotZero(t, d.status(0).OutOfSync, "the sync ended too early for this test")
+				d.waitSync()
+				require.NoError(t, d.kernel.Secondary(d.ctx))
+				d.waitQuiet()
+				d.requireBoth(want)
+				return
+			}
+			d.fillKernelDisk()
+			require.NoError(t, d.kernel.Primary(d.ctx, "--force"))
+			require.NoError(t, d.kernel.Secondary(d.ctx))
+			d.connect()
+			want := d.kernelContent(0)
+			d.waitNode(func(st replica.VolumeStatus) bool { return st.State.Conn == protocol.SyncTarget })
+			require.NoError(t, d.node.Promote(d.ctx))
+			for _, off := range []int{0, 10 << 20, 20 << 20} {
+				got := make([]byte, size)
+				_, err := d.vol().ReadAtContext(d.ctx, got, int64(off))
+				require.NoError(t, err)
+				require.Equal(t, want[off:off+size], got)
+			}
+			d.nodeWrite(0, 20<<20+512, 4096, 64<<10)
+			copy(want[20<<20+512:], lab.pattern[4096:4096+64<<10])
+			require.NotZero(t, d.status(0).OutOfSync, "the sync ended too early for this test")
+			d.waitSync()
+			require.NoError(t, d.node.Demote(d.ctx))
+			d.waitQuiet()
+			d.requireBoth(want)
+		})
+	}
+}
+
+// kernelActivityLog: many more extents are written to than the activity log has room for,
+// on a large disk; then the Primary crashes, and no more is copied than the log held.
+func kernelActivityLog(t *testing.T, lab *kernelLab) {
+	const slots, extents = 67, labLargeBytes/extentBytes - 1
+	t.Run("node", func(t *testing.T) {
+		d := newDuo(t, lab, duoOptions{at: labLarge, mayBreak: true,
+			config: func(cfg *replica.Config) { cfg.Volumes[0].ALExtents = slots }})
+		d.connect()
+		require.NoError(t, d.node.Promote(d.ctx))
+		var wg sync.WaitGroup
+		for w := range int64(8) {
+			wg.Go(func() {
+				for i := w; i < 2*extents; i += 8 {
+					d.nodeWrite(0, i%extents*extentBytes+(i&255)*4096, i*512, 4096)
+				}
+			})
+		}
+		wg.Wait()
+		d.killNode()
+		d.waitKernel(func(m kerneldrbd.Minor) bool { return m.Conn == "WFConnection" })
+		d.openNode()
+		d.connectNode()
+		d.waitConnected()
+		d.waitSync()
+		require.LessOrEqual(t, d.lastKernelResync(), slots*extentBlocks)
+		require.GreaterOrEqual(t, d.lastKernelResync(), extentBlocks)
+		d.requireSame()
+	})
+	t.Run("kernel", func(t *testing.T) {
+		d := newDuo(t, lab, duoOptions{at: labLarge, mayBreak: true, disk: []string{fmt.Sprintf("--al-extents=%d", slots)}})
+		d.connect()
+		require.NoError(t, d.kernel.Primary(d.ctx))
+		script := ""
+		for w := range 4 {
+			script += fmt.Sprintf("( i=%d; while [ $i -lt %d ]; do dd if=/dev/vdc of=/dev/drbd0 bs=4096 count=1 skip=$i seek=$(( i * 1024 + i )) oflag=direct conv=notrunc status=none || exit 1; i=$((i+4)); done ) & ", w, extents)
+		}
+		_, err := lab.guest.Run(d.ctx, script+"wait")
+		require.NoError(t, err)
+		d.waitNode(func(st replica.VolumeStatus) bool { return st.Received >= extents*4096 })
+		require.NoError(t, lab.guest.Crash())
+		d.waitNode(func(st replica.VolumeStatus) bool { return st.State.Conn == protocol.WFConnection })
+		d.restartKernel()
+		d.connectKernel()
+		d.waitConnected()
+		d.waitSync()
+		require.LessOrEqual(t, d.lastKernelResync(), slots*extentBlocks)
+		require.GreaterOrEqual(t, d.lastKernelResync(), extentBlocks)
+		d.requireSame()
+	})
+}
