@@ -1,0 +1,141 @@
+// Copyright The blockmirror Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package daemon
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/go-blockmirror/blockmirror/examples/internal/node"
+)
+
+// TestCommands goes through the life of a pair with drbdsetup's commands alone.
+func TestCommands(t *testing.T) {
+	l := newLab(t)
+	alpha, beta := l.pair(8<<20, nil)
+
+	require.Equal(t, "Primary/Secondary\n", alpha.ok("role 0"))
+	require.Equal(t, "Connected\n", alpha.ok("cstate /dev/drbd0"))
+	beta.ok("wait-sync 0")
+	require.Equal(t, "UpToDate/UpToDate\n", beta.ok("dstate minor-0"))
+	require.Equal(t, "r0 role:Primary\n  disk:UpToDate\n  peer role:Secondary\n    peer-disk:UpToDate\n\n", alpha.ok("status r0"))
+	require.Contains(t, alpha.ok("status --proc"), " 0: cs:Connected ro:Primary/Secondary ds:UpToDate/UpToDate C r-----\n")
+	require.Regexp(t, "^([0-9A-F]{16}:){4}1:1:1:1:0:0:0\n$", alpha.ok("get-gi 0"))
+	require.Contains(t, alpha.ok("show-gi 0"), "Current data generation UUID")
+
+	l.run("refusals", func(t *testing.T) {
+		beta.refused(11, "0: State change failed: (-1) Multiple primaries not allowed by config", "primary 0")
+		alpha.refused(10, "7: Failure: (127) Device minor not allocated", "primary 7")
+		alpha.refused(10, "Failure: (158) Unknown resource", "down r9")
+		alpha.refused(10, "Failure: (124) Device is attached to a disk (use detach first)", "attach 0 "+l.path("alpha.img")+" internal internal")
+		alpha.refused(10, "Failure: (125) Device has a net-config (use disconnect first)", "connect r0")
+		alpha.refused(10, "Failure: (160) Minor still configured", "del-minor 0")
+		alpha.refused(10, "Failure: (159) Resource still in use", "del-resource r0")
+		alpha.refused(10, "Failure: (161) Minor or volume exists already", "new-minor r0 0 0")
+		alpha.refused(10, "Failure: (135) Sync-pause flag is already cleared", "resume-sync 0")
+		alpha.refused(20, "'frobnicate' is an unknown command", "frobnicate 0")
+		alpha.refused(20, "USAGE", "primary")
+		alpha.refused(20, "out of range", "disk-options 0 --al-extents=1")
+		alpha.refused(20, "unrecognized option '--force'", "secondary 0 --force")
+		code, out, _ := alpha.setup("role 7")
+		require.Equal(t, 10, code)
+		require.Equal(t, "Unconfigured\n", out)
+	})
+
+	l.run("switch", func(t *testing.T) {
+		alpha.ok("secondary 0")
+		beta.ok("primary 0")
+		require.Equal(t, "Secondary/Primary\n", alpha.ok("role 0"))
+		beta.ok("secondary 0")
+		alpha.ok("primary 0")
+	})
+
+	l.run("detach", func(t *testing.T) {
+		alpha.ok("detach 0")
+		require.Equal(t, "Diskless/UpToDate\n", alpha.ok("dstate 0"))
+		beta.refused(17, "State change failed: (-2) Need access to UpToDate data", "detach 0")
+		alpha.ok("attach 0", "wait-sync 0")
+		require.Equal(t, "UpToDate/UpToDate\n", alpha.ok("dstate 0"))
+	})
+
+	l.run("pause", func(t *testing.T) {
+		beta.ok("pause-sync 0")
+		beta.refused(10, "Failure: (134) Sync-pause flag is already set", "pause-sync 0")
+		alpha.ok("invalidate-remote 0")
+		beta.waitFor("cstate 0", "PausedSyncT\n")
+		require.Contains(t, beta.ok("status --verbose --statistics"), "resync-suspended:user")
+		beta.ok("resume-sync 0", "wait-sync 0")
+		alpha.ok("suspend-io 0")
+		require.Contains(t, alpha.ok("status"), "suspended:user")
+		alpha.ok("resume-io 0")
+	})
+
+	l.run("disconnect", func(t *testing.T) {
+		show := alpha.ok("show r0")
+		require.Contains(t, show, "resource r0 {\n")
+		require.Contains(t, show, "resync-rate             102400k;")
+		alpha.ok("disconnect r0")
+		require.Equal(t, "StandAlone\n", alpha.ok("cstate 0"))
+		alpha.refused(10, "Failure: (162) Invalid configuration request", "disconnect r0")
+		alpha.ok("wait-connect 0") // returns at once when StandAlone
+		beta.refused(5, "timeout", "wait-connect 0 --wfc-timeout=1")
+		alpha.refused(10, "Failure: (123) --discard-my-data not allowed when primary.", "connect r0 --discard-my-data")
+		alpha.ok("connect r0", "wait-connect 0")
+	})
+
+	alpha.ok("down r0")
+	beta.ok("down r0")
+	require.Equal(t, "# No currently configured DRBD found.\n", beta.ok("status"))
+}
+
+// TestStatusJSON holds the keys of the output to DRBD 9's.
+func TestStatusJSON(t *testing.T) {
+	l := newLab(t)
+	alpha, _ := l.pair(4<<20, nil)
+	var got []map[string]any
+	text := alpha.ok("status --json")
+	require.NoError(t, json.Unmarshal([]byte(text), &got))
+	require.Len(t, got, 1)
+	require.Equal(t, "Primary", got[0]["role"])
+	order := []string{"name", "node-id", "role", "suspended", "suspended-user", "suspended-no-data", "suspended-fencing",
+		"suspended-quorum", "force-io-failures", "write-ordering", "devices", "volume", "minor", "disk-state", "client", "open",
+		"quorum", "size", "read", "written", "al-writes", "bm-writes", "upper-pending", "lower-pending", "connections",
+		"peer-node-id", "connection-state", "congested", "peer-role", "tls", "ap-in-flight", "rs-in-flight", "paths",
+		"this_host", "remote_host", "established", "peer_devices", "replication-state", "peer-disk-state", "peer-client",
+		"resync-suspended", "received", "sent", "out-of-sync", "pending", "unacked", "has-sync-details",
+		"has-online-verify-details", "percent-in-sync"}
+	at := 0
+	for _, key := range order {
+		i := strings.Index(text[at:], "\""+key+"\":")
+		require.GreaterOrEqual(t, i, 0, "key %s is missing or not in DRBD's order in\n%s", key, text)
+		at += i
+	}
+	var st []node.Status
+	require.NoError(t, json.Unmarshal([]byte(text), &st))
+	require.Equal(t, "Connected", st[0].Connections[0].ConnectionState)
+	require.Equal(t, "Established", st[0].Connections[0].PeerDevices[0].ReplicationState)
+}
+
+// TestEvents2 follows a resource from its creation to its end.
+func TestEvents2(t *testing.T) {
+	l := newLab(t)
+	alpha := l.start("alpha", nil)
+	follow := l.follow(alpha, "events2", "--statistics")
+	follow.until("exists -")
+	alpha.ok("new-resource r0", "new-minor r0 3 0")
+	follow.until("create resource name:r0 role:Secondary suspended:no write-ordering:flush")
+	follow.until("create device name:r0 volume:0 minor:3 disk:Diskless size:0")
+	alpha.ok("attach 3 " + l.disk("d.img", 4<<20) + " internal internal --size=2M")
+	follow.until("change device name:r0 volume:0 minor:3 disk:Inconsistent")
+	alpha.ok("primary 3 --force")
+	follow.until("change resource name:r0 role:Primary")
+	now := alpha.ok("events2 --now r0")
+	require.Equal(t, "exists resource name:r0 role:Primary suspended:no\nexists device name:r0 volume:0 minor:3 disk:UpToDate\nexists -\n", now)
+	alpha.ok("down r0")
+	follow.until("destroy device name:r0 volume:0 minor:3")
+	follow.until("destroy resource name:r0")
+}

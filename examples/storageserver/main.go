@@ -1,0 +1,59 @@
+// Copyright The blockmirror Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Command storageserver mirrors block devices to another node and serves them over NBD.
+// It is one daemon for many resources, controlled with drbdsetup. See ../README.md.
+//
+//	storageserver [FLAGS]                run the daemon
+//	storageserver create-md FILE...      write fresh metadata to disks
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/go-blockmirror/blockmirror/examples/internal/daemon"
+)
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "storageserver:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	if len(args) > 0 {
+		switch args[0] {
+		case "create-md":
+			return daemon.CreateMD(args[1:], os.Stdout)
+		}
+	}
+	var cfg daemon.Config
+	f := flag.NewFlagSet("storageserver", flag.ExitOnError)
+	f.StringVar(&cfg.Node, "node", "", "this node's `NAME` (default the host name)")
+	f.StringVar(&cfg.Socket, "socket", os.Getenv("BLOCKMIRROR_SOCKET"), "`PATH` of the control socket (default $BLOCKMIRROR_SOCKET or /run/blockmirror.sock)")
+	f.BoolVar(&cfg.AutoPromote, "auto-promote", false, "the first NBD client promotes a resource, the last one demotes it")
+	f.BoolVar(&cfg.Shared, "shared-listener", false, "one port serves all resources; the peer must be a storageserver with the same flag")
+	f.StringVar(&cfg.Cert, "tls-cert", "", "PEM `FILE` with this node's certificate; turns on TLS between the nodes and for NBD")
+	f.StringVar(&cfg.Key, "tls-key", "", "PEM `FILE` with its key")
+	f.StringVar(&cfg.CA, "tls-ca", "", "PEM `FILE` with the authorities that sign the nodes' and clients' certificates")
+	f.Func("log-level", "debug, info (default), warn or error", func(s string) error {
+		return cfg.LogLevel.UnmarshalText([]byte(s))
+	})
+	cfg.LogLevel = slog.LevelInfo
+	if err := f.Parse(args); err != nil {
+		return err
+	}
+	if f.NArg() > 0 {
+		return fmt.Errorf("%q: unknown command; see storageserver -help", f.Arg(0))
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	return daemon.Run(ctx, cfg, nil)
+}
