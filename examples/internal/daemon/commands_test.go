@@ -58,11 +58,12 @@ func TestCommands(t *testing.T) {
 		alpha.ok("detach 0")
 		require.Equal(t, "Diskless/UpToDate\n", alpha.ok("dstate 0"))
 		beta.refused(17, "State change failed: (-2) Need access to UpToDate data", "detach 0")
-		alpha.ok("attach 0", "wait-sync 0")
-		require.Equal(t, "UpToDate/UpToDate\n", alpha.ok("dstate 0"))
+		alpha.ok("attach 0")
+		alpha.inSync()
 	})
 
 	l.run("pause", func(t *testing.T) {
+		beta.inSync()
 		beta.ok("pause-sync 0")
 		beta.refused(10, "Failure: (134) Sync-pause flag is already set", "pause-sync 0")
 		alpha.ok("invalidate-remote 0")

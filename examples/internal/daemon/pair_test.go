@@ -169,8 +169,17 @@ func (l *lab) pair(size int64, change func(*Config)) (alpha, beta *instance) {
 		both[name] = d
 	}
 	alpha, beta = both["alpha"], both["beta"]
-	alpha.ok("wait-connect 0", "primary 0 --force", "wait-sync 0")
+	alpha.ok("wait-connect 0", "primary 0 --force")
+	alpha.inSync()
+	beta.inSync()
 	return alpha, beta
+}
+
+// inSync waits until both disks of minor 0 are UpToDate.
+func (d *instance) inSync() {
+	d.l.t.Helper()
+	d.waitFor("dstate 0", "UpToDate/UpToDate\n")
+	d.waitFor("cstate 0", "Connected\n")
 }
 
 // syncBuffer is a log that can be read while it is written.
