@@ -36,6 +36,9 @@ var randomActions = []struct {
 	{"restart", 12, func(r *randomRun) bool { return r.nodes[0].res == nil || r.nodes[1].res == nil }, (*randomRun).restart},
 	{"promote", 12, func(r *randomRun) bool { return r.owner.res != nil && !r.primary }, (*randomRun).promote},
 	{"switch", 5, func(r *randomRun) bool { return r.primary && r.steady() }, (*randomRun).switchRoles},
+	{"switch early", 8, (*randomRun).feeding, (*randomRun).switchEarly},
+	{"invalidate", 1, (*randomRun).steady, (*randomRun).invalidate},
+	{"reattach", 3, (*randomRun).steady, (*randomRun).reattach},
 	{"disconnect", 2, func(r *randomRun) bool { return len(r.looking(true)) > 0 }, (*randomRun).disconnect},
 	{"connect", 12, func(r *randomRun) bool { return len(r.looking(false)) > 0 }, (*randomRun).connectOne},
 	{"sync", 8, func(r *randomRun) bool { return r.both() && r.link == linkUp }, (*randomRun).sync},
@@ -46,7 +49,7 @@ func (r *randomRun) step() {
 	if r.primary && r.rng.IntN(4) > 0 {
 		r.startWriters()
 	}
-	r.must(r.w.wait(r.ctx, r.rng.IntN(25)), "%s\nwait for writes", r.describe())
+	r.must(r.w.wait(r.ctx, r.rng.IntN(25)), "wait for writes")
 	if r.rng.IntN(4) == 0 {
 		r.stopWriters()
 	}
@@ -223,7 +226,7 @@ func (r *randomRun) restart() {
 }
 
 func (r *randomRun) promote() {
-	r.must(r.owner.res.Promote(r.ctx), "%s\npromote %s", r.describe(), r.owner.name)
+	r.must(r.owner.res.Promote(r.ctx), "promote %s", r.owner.name)
 	r.primary = true
 }
 
@@ -231,10 +234,51 @@ func (r *randomRun) promote() {
 func (r *randomRun) switchRoles() {
 	r.w.ending.Store(true)
 	r.must(r.owner.res.Demote(r.ctx), "demote %s", r.owner.name)
+	r.primary = false
+	if r.rng.IntN(3) == 0 {
+		return // to see what happens next
+	}
 	r.stopWriters()
 	r.owner = r.other(r.owner)
 	r.until(r.owner, "a Secondary peer", func(s protocol.State) bool { return s.Peer == protocol.Secondary })
 	r.promote()
+}
+
+// feeding reports whether the Primary is filling its peer.
+func (r *randomRun) feeding() bool {
+	return r.primary && r.both() && r.link == linkUp &&
+		r.state(r.owner).Conn == protocol.SyncSource && r.state(r.other(r.owner)).Conn == protocol.SyncTarget
+}
+
+// switchEarly makes the target of a resync Primary. It needs its peer for what it
+// lacks, so nothing else happens until it lacks nothing.
+func (r *randomRun) switchEarly() {
+	r.w.ending.Store(true)
+	r.must(r.owner.res.Demote(r.ctx), "demote %s", r.owner.name)
+	r.stopWriters()
+	r.owner = r.other(r.owner)
+	r.until(r.owner, "a Secondary peer", func(s protocol.State) bool { return s.Peer == protocol.Secondary })
+	r.promote()
+	r.startWriters()
+	r.sync()
+}
+
+// invalidate gives up the copy of the Secondary.
+func (r *randomRun) invalidate() {
+	n := r.other(r.owner)
+	r.must(n.vol.Invalidate(r.ctx), "invalidate %s", n.name)
+}
+
+// reattach takes a disk away for a while.
+func (r *randomRun) reattach() {
+	n := r.nodes[r.rng.IntN(2)]
+	r.logf("  %s", n.name)
+	r.must(n.vol.Detach(r.ctx), "detach %s", n.name)
+	r.must(r.w.wait(r.ctx, r.rng.IntN(25)), "wait for writes")
+	r.must(n.vol.Attach(r.ctx, Disk{}), "attach %s", n.name)
+	if n == r.owner {
+		r.sync() // until then its peer's copy counts
+	}
 }
 
 func (r *randomRun) disconnect() {
@@ -245,7 +289,7 @@ func (r *randomRun) disconnect() {
 		opts = append(opts, Force())
 	}
 	r.logf("  %s, %d options", n.name, len(opts))
-	r.must(n.res.Disconnect(r.ctx, opts...), "%s\ndisconnect %s", r.describe(), n.name)
+	r.must(n.res.Disconnect(r.ctx, opts...), "disconnect %s", n.name)
 	n.looking = false
 	r.apart()
 }

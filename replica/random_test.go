@@ -210,7 +210,11 @@ func (r *randomRun) report(err error) {
 // must ends the run if err is not nil, or if a writer has reported something.
 func (r *randomRun) must(err error, format string, args ...any) {
 	if err != nil {
-		r.report(fmt.Errorf(format+": %w", append(args, err)...))
+		err = fmt.Errorf(format+": %w", append(args, err)...)
+		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrRefused) {
+			err = fmt.Errorf("%w\n%s", err, r.describe())
+		}
+		r.report(err)
 	}
 	r.mu.Lock()
 	failed := r.err != nil
@@ -231,7 +235,8 @@ func (r *randomRun) setUp() {
 	if r.rng.IntN(8) == 0 {
 		size = 9 << 20 // three extents of the activity log
 	}
-	force := r.rng.IntN(2) == 0
+	rate := []int64{4 << 30, 8 << 20, 2 << 20}[r.rng.IntN(3)] // the slow ones are met by faults
+	force := r.coin()
 	first := r.rng.IntN(2)
 	for i, name := range []string{"alpha", "beta"} {
 		n := &randomNode{index: i, name: name, disk: blockdev.NewFaulty(blockdev.NewMemory(size))}
@@ -240,7 +245,7 @@ func (r *randomRun) setUp() {
 		peer := []string{"beta", "alpha"}[i]
 		n.cfg = Config{
 			Name:    "r0",
-			Volumes: []VolumeConfig{{Disk: n.late, Resync: ResyncConfig{PlanAhead: -1, Rate: 4 << 30, MinRate: -1}}},
+			Volumes: []VolumeConfig{{Disk: n.late, Resync: ResyncConfig{PlanAhead: -1, Rate: rate, MinRate: -1}}},
 			Peers:   []PeerConfig{{Name: peer, Transport: r.net.Transport(name, peer)}},
 		}
 		if force && i != first {
@@ -260,7 +265,7 @@ func (r *randomRun) setUp() {
 	}
 	r.owner = r.nodes[first]
 	r.o = newOracle(r.owner.vol.Size())
-	r.logf("%d bytes, %s first, force %v", r.owner.vol.Size(), r.owner.name, force)
+	r.logf("%d bytes, resync %d/s, %s first, force %v", r.owner.vol.Size(), rate, r.owner.name, force)
 	if force {
 		r.must(r.owner.res.Promote(r.ctx, Force()), "promote by force")
 	} else {
@@ -326,7 +331,7 @@ func (r *randomRun) until(n *randomNode, what string, cond func(protocol.State) 
 			return
 		}
 	}
-	r.must(fmt.Errorf("%w\n%v", context.Cause(ctx), r.describe()), "%s waits for %s", n.name, what)
+	r.must(context.Cause(ctx), "%s waits for %s", n.name, what)
 }
 
 // apart waits until every running node has noticed that it has no connection. It
@@ -357,7 +362,7 @@ func (r *randomRun) describe() string {
 // settle ends all faults: the nodes come together, equal, with every write.
 func (r *randomRun) settle() {
 	r.logf("settle")
-	if r.rng.IntN(2) == 0 {
+	if r.coin() {
 		r.stopWriters()
 	}
 	r.heal(false)
@@ -371,7 +376,7 @@ func (r *randomRun) settle() {
 	}
 	r.sync()
 	r.stopWriters()
-	if r.rng.IntN(2) == 0 {
+	if r.coin() {
 		r.sync()
 	}
 	if r.primary {
@@ -395,9 +400,7 @@ func (r *randomRun) settle() {
 func (r *randomRun) sync() {
 	for i := range 4 {
 		n := r.nodes[i%2]
-		if err := n.res.WaitSync(r.ctx); err != nil {
-			r.must(err, "%s\nwait for sync of %s", r.describe(), n.name)
-		}
+		r.must(n.res.WaitSync(r.ctx), "wait for the sync of %s", n.name)
 	}
 }
 

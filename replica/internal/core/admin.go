@@ -89,7 +89,7 @@ func (c *Core) NewCurrentUUID(cmd *Command, vol int, clearBitmap bool) {
 		v.setIDs(v.ids.SkipInitialSync(random, primary))
 		pd.sendUUIDs(protocol.UUIDSkipInitialSync)
 		v.setIDs(v.ids.DropBitmap())
-		pd.ids = v.ids
+		pd.ids, pd.skipped = v.ids, true
 		c.change(pd, fact, func(s *protocol.State) { s.Disk, s.PeerDisk = protocol.UpToDate, protocol.UpToDate })
 	default:
 		c.finish(cmd, fmt.Errorf("new-current-uuid: %w, or connect two nodes with fresh metadata to skip their initial sync", ErrConnected))

@@ -52,7 +52,7 @@ func (c *Core) Connected(peer int, gen uint64, resolver bool) {
 
 // resetConnection forgets what belonged to the last connection.
 func (pd *peerDevice) resetConnection() {
-	pd.idsValid, pd.sizesValid, pd.stateSent, pd.considerResync, pd.birthDue = false, false, false, false, false
+	pd.idsValid, pd.sizesValid, pd.stateSent, pd.considerResync, pd.birthDue, pd.skipped = false, false, false, false, false, false
 	pd.seq, pd.uuidFlags, pd.uuidBits = 0, 0, 0
 	pd.rx, pd.syncUUIDSet = nil, false
 	pd.discardMyData = pd.p.opt.DiscardMyData

@@ -36,6 +36,18 @@ func (pd *peerDevice) receiveState(ps protocol.State) {
 	if own.Conn == protocol.Connected && pd.disk == protocol.UpToDate && real == protocol.Inconsistent && ps.Conn > protocol.SyncSource {
 		real = protocol.UpToDate // stale
 	}
+	if pd.skipped = pd.skipped && ps.Disk == protocol.Inconsistent && ps.Conn <= protocol.Connected; pd.skipped {
+		// From before the peer read that the initial sync is skipped. It will have
+		// read it before any write that we mirror from now on.
+		real = protocol.UpToDate
+	}
+	if own.Conn == protocol.Connected && ps.Conn <= protocol.Connected && own.Role == protocol.Primary &&
+		own.Disk == protocol.UpToDate && pd.disk == protocol.Inconsistent && real == protocol.UpToDate && pd.oosBlocks() > 0 {
+		// It lacks what was written here meanwhile, whatever it believes.
+		pd.v.logf(LogWarn, "the peer says UpToDate, but %d blocks are out of sync: connecting anew", pd.oosBlocks())
+		pd.p.lose(protocol.BrokenPipe)
+		return
+	}
 	conn := own.Conn
 	switch {
 	case conn == protocol.WFReportParams:

@@ -64,8 +64,13 @@ func (l *intervals) follow(i, rest *interval) {
 // blocked reports whether an earlier entry is in the way of i.
 func (l *intervals) blocked(i *interval) bool {
 	for o := i.prev; o != nil; o = o.prev {
-		if o.from < i.to && i.from < o.to && (o.write || i.write) {
+		if o.conflicts(i) && !i.overtakes(o) {
 			return true
+		}
+	}
+	for o := i.next; o != nil; o = o.next {
+		if !o.waiting && o.conflicts(i) {
+			return true // it has overtaken i
 		}
 	}
 	if i.req != nil && i.write && l.v.gates > 0 {
@@ -81,6 +86,18 @@ func (l *intervals) blocked(i *interval) bool {
 		}
 	}
 	return false
+}
+
+// conflicts reports whether two entries must not run at the same time.
+func (i *interval) conflicts(o *interval) bool {
+	return o.from < i.to && i.from < o.to && (o.write || i.write)
+}
+
+// overtakes reports whether i need not wait for the earlier o: a block that was asked
+// for takes its place before an own write that has not begun, because that write
+// waits for the block.
+func (i *interval) overtakes(o *interval) bool {
+	return o.waiting && o.req != nil && i.peer != nil && i.peer.resyncs()
 }
 
 // wait puts a running entry back to waiting.

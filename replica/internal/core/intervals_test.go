@@ -6,7 +6,10 @@ package core
 import (
 	"testing"
 
+	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
+
+	"github.com/go-blockmirror/blockmirror/protocol"
 )
 
 // TestIntervals holds the list against its promise: overlapping entries, one of them a
@@ -97,4 +100,30 @@ func TestRequestTable(t *testing.T) {
 			t.Fatal("a stale id finds a request")
 		}
 	}
+}
+
+// TestIntervalsOvertaking: a block that the target has asked for goes before an own
+// write that waits for it, and the write does not begin before the block is here, even
+// if the resync is given up in between.
+func TestIntervalsOvertaking(t *testing.T) {
+	v := &volume{c: &Core{}}
+	v.active.v = v
+	pd := &peerDevice{v: v}
+	v.pds = []*peerDevice{pd}
+	pd.resync.asked = []span{{sector: 8, size: 4096}}
+	var order []string
+	own := &interval{from: 10, to: 12, write: true, req: &request{}, run: func(*Core, *interval) { order = append(order, "own") }}
+	require.False(t, v.active.add(own))
+	block := &interval{from: 8, to: 16, write: true, peer: &peerReq{cmd: protocol.CmdRSDataReply}}
+	require.True(t, v.active.add(block), "the block waits for what waits for it")
+	mirrored := &interval{from: 8, to: 16, write: true, peer: &peerReq{cmd: protocol.CmdData},
+		run: func(*Core, *interval) { order = append(order, "mirrored") }}
+	require.False(t, v.active.add(mirrored))
+	pd.resync.asked = nil
+	v.active.wake()
+	require.Empty(t, order, "the block is still being written")
+	v.active.remove(block)
+	require.Equal(t, []string{"own"}, order)
+	v.active.remove(own)
+	require.Equal(t, []string{"own", "mirrored"}, order)
 }

@@ -39,6 +39,11 @@ func (c *Core) newPeerReq(pd *peerDevice, cmd protocol.Command, sector uint64, s
 	return q
 }
 
+// resyncs reports whether it brings a block that this node, as sync target, asked for.
+func (q *peerReq) resyncs() bool {
+	return q.cmd == protocol.CmdRSDataReply || q.cmd == protocol.CmdRSDeallocated
+}
+
 // release ends a request of the peer.
 func (q *peerReq) release() {
 	p, c := q.pd.p, q.pd.v.c
@@ -130,7 +135,7 @@ func (q *peerReq) admitWrite() {
 func runPeerWrite(_ *Core, i *interval) {
 	q := i.peer
 	v := q.pd.v
-	if q.cmd != protocol.CmdRSDataReply && q.cmd != protocol.CmdRSDeallocated && q.pd.disk < protocol.Inconsistent && v.al.log != nil {
+	if !q.resyncs() && q.pd.disk < protocol.Inconsistent && v.al.log != nil {
 		q.pd.setOutOfSync(q.sector, q.size)
 		q.al.peer, q.al.ready = q, alReadyPeer
 		if !v.alBegin(&q.al, q.sector, q.size) {
@@ -187,7 +192,7 @@ func peerWriteDone(_ *Core, o *Op) {
 func (q *peerReq) writeDone() {
 	pd, v := q.pd, q.pd.v
 	v.active.remove(&q.iv)
-	if q.cmd == protocol.CmdRSDataReply || q.cmd == protocol.CmdRSDeallocated {
+	if q.resyncs() {
 		q.resyncWriteDone()
 		return
 	}

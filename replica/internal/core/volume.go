@@ -78,6 +78,7 @@ type peerDevice struct {
 	sizesValid                 bool
 	stateSent                  bool // the first P_STATE of this connection has been sent
 	consenting                 bool // the consequences of a change that the peer asked for are drawn
+	skipped                    bool // the initial sync, here; the peer has yet to confirm it
 	birthDue                   bool // of a generation, when the diskless Primary has accepted us
 	considerResync             bool // spec: behaviour 2.9 rule 6
 	discardMyData              bool
