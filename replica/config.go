@@ -83,18 +83,29 @@ type VolumeConfig struct {
 	// is not true, the nodes differ and nothing will notice.
 	AssumeClean bool
 
-	// Resync bounds the speed of a resync of which this node is the target.
+	// Resync sets the speed of resyncs.
 	Resync ResyncConfig
 
 	// QueueDepth is how many disk requests may run at one time; 0 stands for 64.
 	QueueDepth int
 }
 
-// ResyncConfig is the resync speed controller's set of options (spec: behaviour
-// 6.4). Rates are bytes per second, rounded down to KiB.
+// ResyncConfig sets the speed of a resync (spec: behaviour 6.4). The target drives:
+// ten times a second a controller says how much it may ask for, so that FillTarget
+// bytes (or DelayTarget's worth of data) are on their way. Rates are bytes per
+// second, rounded down to KiB.
+//
+// All but MinRate are sent to the peer, which adopts them, as DRBD does: configure
+// both nodes alike. A change at run time counts on both.
+//
+// Three defaults are not DRBD's. DRBD's let a resync start with 250 KiB/s, grow by 25
+// KiB/s in a step, and fall back to 250 KiB/s for as long as the application writes:
+// minutes to reach the speed of a disk, and months for one TiB under load. All that
+// time there is one good copy.
 type ResyncConfig struct {
-	// Rate is the speed at the start, or always if PlanAhead is negative
-	// ("resync-rate"); 0 stands for DRBD's 250 KiB/s.
+	// Rate is the speed at which the controller starts, or the fixed speed if
+	// PlanAhead is negative ("resync-rate"); 0 stands for MaxRate (DRBD: 250
+	// KiB/s). A start that is too fast is corrected within PlanAhead.
 	Rate int64
 	// PlanAhead is the time in which the controller corrects a deviation
 	// ("c-plan-ahead"), a multiple of 100 ms up to 30 s; 0 stands for 2 s, a
@@ -103,14 +114,17 @@ type ResyncConfig struct {
 	// DelayTarget is the time data spends on the way ("c-delay-target"), a
 	// multiple of 100 ms up to 10 s; 0 stands for 1 s. It counts if FillTarget is negative.
 	DelayTarget time.Duration
-	// FillTarget is the number of bytes on the way ("c-fill-target"); 0 stands
-	// for 50 KiB, a negative value for none: DelayTarget counts.
+	// FillTarget is the number of bytes on the way ("c-fill-target"), up to 512
+	// MiB; 0 stands for 1 MiB (DRBD: 50 KiB, less than one request of protocol
+	// 100), a negative value for none: DelayTarget counts.
 	FillTarget int64
-	// MaxRate is never exceeded ("c-max-rate"); 0 stands for 100 MiB/s.
+	// MaxRate is never exceeded by the controller ("c-max-rate"), 250 KiB/s to 4
+	// GiB/s; 0 stands for 100 MiB/s.
 	MaxRate int64
-	// MinRate is granted to the resync while the application writes
-	// ("c-min-rate"); 0 stands for 250 KiB/s, a negative value means that the
-	// resync is not throttled for the application's sake.
+	// MinRate is granted to the resync while the disk is busy for the application,
+	// or with writes of the peer's ("c-min-rate"); above it the resync makes way.
+	// 0 stands for 10 MiB/s (DRBD: 250 KiB/s); a negative value means that the
+	// resync does not make way. It is this node's own, as source and as target.
 	MinRate int64
 }
 
@@ -209,6 +223,13 @@ const (
 	defaultQueueDepth   = 64
 )
 
+// Our own defaults: see ResyncConfig.
+const (
+	defaultResyncMaxRate = 100 << 10                     // KiB/s
+	defaultResyncMinRate = 10 << 10                      // KiB/s
+	defaultResyncFill    = 1 << 20 / metadata.SectorSize // sectors
+)
+
 // validate says which field cannot be. What only the core or the metadata can
 // judge is left to them.
 func (cfg *Config) validate() error {
@@ -251,11 +272,11 @@ func (v *VolumeConfig) validate() error {
 		inRange("QueueDepth", int64(v.QueueDepth), 0, 1<<16),
 		inRange("OnIOError", int64(v.OnIOError), 0, int64(CallLocalIOError)),
 		inRangeOr0("Resync.Rate", r.Rate, 1<<10, 8<<30),
-		inRange("Resync.PlanAhead", int64(r.PlanAhead), -1<<62, int64(30*time.Second)),
+		inRangeIfSet("Resync.PlanAhead", int64(r.PlanAhead), int64(100*time.Millisecond), int64(30*time.Second)),
 		inRangeOr0("Resync.DelayTarget", int64(r.DelayTarget), int64(100*time.Millisecond), int64(10*time.Second)),
-		inRange("Resync.FillTarget", r.FillTarget, -1<<62, 512<<20),
+		inRangeIfSet("Resync.FillTarget", r.FillTarget, metadata.SectorSize, 512<<20),
 		inRangeOr0("Resync.MaxRate", r.MaxRate, 250<<10, 4<<30),
-		inRange("Resync.MinRate", r.MinRate, -1<<62, 4<<30),
+		inRangeIfSet("Resync.MinRate", r.MinRate, 1<<10, 4<<30),
 	)
 }
 
@@ -307,6 +328,14 @@ func inRange(field string, v, lo, hi int64) error {
 
 func inRangeOr0(field string, v, lo, hi int64) error {
 	if v == 0 {
+		return nil
+	}
+	return inRange(field, v, lo, hi)
+}
+
+// inRangeIfSet is for options whose zero is a default and whose negative values are "off".
+func inRangeIfSet(field string, v, lo, hi int64) error {
+	if v <= 0 {
 		return nil
 	}
 	return inRange(field, v, lo, hi)

@@ -47,12 +47,12 @@ func TestConfigRefused(t *testing.T) {
 	}
 }
 
-// The zero values are DRBD's defaults (spec: behaviour 10).
+// The zero values are DRBD's defaults (spec: behaviour 10), but for the speed of a resync.
 func TestConfigDefaults(t *testing.T) {
 	v := coreVolume(&VolumeConfig{ID: 7})
 	require.Equal(t, core.VolumeConfig{
 		Number: 7, Minor: 7, DiskFlushes: true,
-		CPlanAhead: 20, CDelay: 10, CFill: 100, CMaxRate: 102400, CMinRate: 250,
+		ResyncRate: 102400, CPlanAhead: 20, CDelay: 10, CFill: 2048, CMaxRate: 102400, CMinRate: 10240,
 	}, v)
 	n := coreNet(&PeerConfig{})
 	require.Equal(t, protocol.C, n.Protocol)
@@ -75,7 +75,7 @@ func TestConfigOff(t *testing.T) {
 	require.Zero(t, v.CPlanAhead)
 	require.Zero(t, v.CFill)
 	require.Zero(t, v.CMinRate)
-	require.Equal(t, uint32(250), coreVolume(&VolumeConfig{Resync: ResyncConfig{PlanAhead: -1}}).ResyncRate)
+	require.Equal(t, uint32(20<<10), coreVolume(&VolumeConfig{Resync: ResyncConfig{PlanAhead: -1, MaxRate: 20 << 20}}).ResyncRate)
 	n := coreNet(&PeerConfig{KoCount: -1, DisableRLE: true})
 	require.Zero(t, n.KoCount)
 	require.False(t, n.UseRLE)

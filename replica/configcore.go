@@ -32,13 +32,10 @@ func coreVolume(v *VolumeConfig) core.VolumeConfig {
 		Number: v.ID, Minor: or(v.Minor, int(v.ID)), UserSize: uint64(v.Size) / metadata.SectorSize,
 		ALExtents: v.ALExtents, DiskFlushes: !v.NoDiskFlushes, DetachOnIO: core.OnIOError(v.OnIOError),
 		AssumeClean: v.AssumeClean,
-		ResyncRate:  kib(s.Rate, 0), CMaxRate: kib(s.MaxRate, 100<<10), CMinRate: kib(s.MinRate, 250),
-		CPlanAhead: deci(s.PlanAhead, 20), CDelay: deci(s.DelayTarget, 10),
-		CFill: 100,
+		CMaxRate: kib(s.MaxRate, defaultResyncMaxRate), CMinRate: kib(s.MinRate, defaultResyncMinRate),
+		CPlanAhead: deci(s.PlanAhead, 20), CDelay: deci(s.DelayTarget, 10), CFill: defaultResyncFill,
 	}
-	if s.PlanAhead < 0 && s.Rate == 0 {
-		out.ResyncRate = 250 // a fixed rate has to be one; the controller does without
-	}
+	out.ResyncRate = kib(s.Rate, out.CMaxRate)
 	switch {
 	case s.FillTarget < 0:
 		out.CFill = 0

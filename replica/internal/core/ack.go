@@ -95,6 +95,7 @@ func (pd *peerDevice) receiveSyncAck(cmd protocol.Command, a protocol.BlockAck) 
 		}
 		pd.setInSync(a.Sector, a.Size)
 		pd.rsPending = max(pd.rsPending-1, 0)
+		r.note()
 		if pd.p.session.Version < 96 && pd.conn == protocol.SyncSource && pd.bm.Count() <= r.failed {
 			pd.peerSaysDone()
 		}

@@ -36,12 +36,13 @@ type VolumeConfig struct {
 	ALExtents   int    // "al-extents": 0 for 1237
 	DiskFlushes bool   // "disk-flushes"
 	DetachOnIO  OnIOError
-	ResyncRate  uint32 // "resync-rate": KiB/s, used if CPlanAhead is 0
-	CPlanAhead  uint32 // 0.1 s
-	CDelay      uint32 // "c-delay-target": 0.1 s
+	// The speed of a resync. Zero is a value here, not a default.
+	ResyncRate  uint32 // "resync-rate": KiB/s, at the start, or always if CPlanAhead is 0; then 0 is no limit
+	CPlanAhead  uint32 // "c-plan-ahead": 0.1 s; 0 for a fixed rate
+	CDelay      uint32 // "c-delay-target": 0.1 s, if CFill is 0
 	CFill       uint32 // "c-fill-target": sectors
-	CMaxRate    uint32 // KiB/s
-	CMinRate    uint32 // KiB/s
+	CMaxRate    uint32 // "c-max-rate": KiB/s, of the controller; 0 is no limit
+	CMinRate    uint32 // "c-min-rate": KiB/s; 0 for no throttling
 	AssumeClean bool   // first size: bits of new storage stay clear (both disks are known to be identical)
 }
 

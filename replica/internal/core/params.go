@@ -16,22 +16,13 @@ import (
 
 func (pd *peerDevice) sendSyncParam() {
 	cfg := &pd.v.cfg
-	q := protocol.DefaultSyncParam()
-	override(&q.Rate, cfg.ResyncRate)
-	override(&q.PlanAhead, cfg.CPlanAhead)
-	override(&q.DelayTarget, cfg.CDelay)
-	override(&q.FillTarget, cfg.CFill)
-	override(&q.MaxRate, cfg.CMaxRate)
+	q := protocol.SyncParam{Rate: cfg.ResyncRate, PlanAhead: cfg.CPlanAhead, DelayTarget: cfg.CDelay,
+		FillTarget: cfg.CFill, MaxRate: cfg.CMaxRate}
 	send(pd.p, protocol.DataStream, pd.p.session.SyncParamCommand(), cfg.Number, q)
 }
 
-func override(p *uint32, v uint32) {
-	if v != 0 {
-		*p = v
-	}
-}
-
 func (pd *peerDevice) receiveSyncParam(q protocol.SyncParam) {
+	pd.adoptSpeed(q)
 	if q.VerifyAlg == "" && q.CsumsAlg == "" {
 		return
 	}

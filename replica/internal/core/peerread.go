@@ -18,11 +18,19 @@ func (pd *peerDevice) receiveRequest(cmd protocol.Command, b protocol.BlockReque
 	}
 	q := v.c.newPeerReq(pd, cmd, b.Sector, b.Size, b.ID)
 	pd.unacked++
+	if !pd.delayed(q) {
+		q.startRead()
+	}
+	return nil
+}
+
+// startRead puts the read into its place among the writes.
+func (q *peerReq) startRead() {
+	v := q.pd.v
 	q.iv.from, q.iv.to, q.iv.peer, q.iv.run = q.sector, q.sector+uint64(q.size)/512, q, runPeerRead
 	if v.active.add(&q.iv) {
 		runPeerRead(v.c, &q.iv)
 	}
-	return nil
 }
 
 func (pd *peerDevice) refuseRead(cmd protocol.Command, sector uint64, id protocol.BlockID, size uint32) {
@@ -56,6 +64,9 @@ func (q *peerReq) read() bool {
 	}
 	v.localPending++
 	v.read += uint64(q.size) / 512
+	if q.cmd != protocol.CmdDataRequest {
+		v.resyncIO += uint64(q.size) / 512
+	}
 	o := c.op()
 	o.Kind, o.Volume, o.vol, o.Off, o.Len, o.Buf = OpRead, v.idx, v, int64(q.sector)*512, int64(q.size), q.buf.Data
 	o.peer, o.done = q, peerReadDone

@@ -171,7 +171,11 @@ func (q *peerReq) write() {
 	case protocol.CmdZeroes:
 		o.Kind, o.MayUnmap = OpZero, q.flags.Has(protocol.DPDiscard)
 	case protocol.CmdRSDeallocated:
+		v.resyncIO += uint64(q.size) / 512
 		o.Kind, o.MayUnmap = OpZero, true
+	case protocol.CmdRSDataReply:
+		v.resyncIO += uint64(q.size) / 512
+		o.Kind, o.Buf = OpWrite, q.buf.Data
 	default:
 		o.Kind, o.Buf = OpWrite, q.buf.Data
 	}

@@ -24,8 +24,16 @@ type resync struct {
 	skipped  bool   // target: a block was busy, another pass is needed
 	asked    []span // target: requests without a finished write
 	inFlight uint64 // sectors of asked
-	budget   int64  // sectors that the configured rate allows
-	topUp    time.Duration
+	budget   int64  // sectors that may still be asked for in this step
+	limited  bool   // budget is not unlimited
+	nextStep time.Duration
+	speed    controller
+
+	waiting []*peerReq // source: requests held back for other I/O
+	delay   timer
+	slow    bool // other I/O goes first
+	checkAt time.Duration
+	otherIO uint64 // sectors, at the last check
 
 	began    time.Duration
 	pausedAt time.Duration
@@ -50,7 +58,6 @@ type mark struct {
 }
 
 const (
-	resyncStep   = 100 * time.Millisecond
 	resyncExtent = 16 << 20 / 512 // sectors; no request crosses such a border (spec: wire 8.3)
 	markInterval = 3 * time.Second
 	lazyInterval = 2 * time.Second
@@ -135,7 +142,8 @@ func (pd *peerDevice) syncNewStorage() {
 func (r *resync) start(blocks uint64) {
 	now := r.pd.v.c.now
 	lazy, grow := r.lazy, r.grow
-	*r = resync{pd: r.pd, running: true, total: blocks, began: now, topUp: now, asked: r.asked[:0], lazy: lazy, grow: grow}
+	*r = resync{pd: r.pd, running: true, total: blocks, began: now, nextStep: now, asked: r.asked[:0], lazy: lazy, grow: grow}
+	r.otherIO = r.pd.v.otherIO()
 	for i := range r.marks {
 		r.marks[i] = mark{now, blocks}
 	}
@@ -158,6 +166,7 @@ func (pd *peerDevice) stopResync() {
 	r.running, r.ready, r.ending = false, false, false
 	r.asked, r.inFlight, pd.rsPending = r.asked[:0], 0, 0
 	r.timer.stop()
+	pd.dropDelayed()
 	pd.v.active.wake()
 }
 
@@ -223,16 +232,19 @@ func (pd *peerDevice) pump() {
 	if !r.ready || r.ending || pd.conn != protocol.SyncTarget {
 		return
 	}
-	r.refill()
+	pd.ration()
 	window := uint64(pd.v.c.cfg.Net.MaxBuffers/2) * 8
-	for r.inFlight < window && (r.rate() == 0 || r.budget > 0) {
-		sector, size, ok := pd.nextRequest(window - r.inFlight)
+	for r.inFlight < window && r.budget > 0 {
+		sector, size, ok := pd.nextRequest(min(window-r.inFlight, uint64(r.budget)))
 		if !ok {
 			break
 		}
 		r.asked = append(r.asked, span{sector: sector, size: size})
 		r.inFlight += uint64(size) / 512
-		r.budget -= int64(size) / 512
+		r.speed.asked(uint64(size) / 512)
+		if r.limited {
+			r.budget -= int64(size) / 512
+		}
 		pd.rsPending++
 		send(pd.p, protocol.DataStream, protocol.CmdRSDataRequest, pd.v.cfg.Number,
 			protocol.BlockRequest{Sector: sector, ID: protocol.IDSyncer, Size: size})
@@ -240,8 +252,8 @@ func (pd *peerDevice) pump() {
 	if len(r.asked) == 0 {
 		pd.endOfPass()
 	}
-	if r.rate() != 0 || len(r.asked) == 0 && !r.ending {
-		r.timer.arm(pd.v.c.now + resyncStep)
+	if r.limited || len(r.asked) == 0 && !r.ending {
+		r.timer.arm(max(r.nextStep, pd.v.c.now+1))
 	}
 }
 
@@ -392,6 +404,9 @@ func (pd *peerDevice) blockDone(sector uint64, size uint32, ok bool) {
 	r := &pd.resync
 	for i := range r.asked {
 		if r.asked[i].sector == sector && r.asked[i].size == size {
+			if !r.asked[i].here {
+				r.speed.arrived(uint64(size) / 512) // refused
+			}
 			r.asked[i] = r.asked[len(r.asked)-1]
 			r.asked = r.asked[:len(r.asked)-1]
 			r.inFlight -= uint64(size) / 512
@@ -412,30 +427,11 @@ func (r *resync) expected(sector uint64, size uint32) bool {
 	for i := range r.asked {
 		if a := &r.asked[i]; a.sector == sector && a.size == size && !a.here {
 			a.here = true
+			r.speed.arrived(uint64(size) / 512)
 			return true
 		}
 	}
 	return false
-}
-
-// rate is the configured speed limit in sectors per second, 0 for none.
-func (r *resync) rate() int64 {
-	cfg := &r.pd.v.cfg
-	if cfg.ResyncRate != 0 {
-		return int64(cfg.ResyncRate) * 2
-	}
-	return int64(cfg.CMaxRate) * 2
-}
-
-// refill adds what the rate allows for the time that has passed, at most two steps.
-func (r *resync) refill() {
-	now, rate := r.pd.v.c.now, r.rate()
-	if rate == 0 || now-r.topUp < resyncStep/10 {
-		return
-	}
-	r.budget += int64((now - r.topUp).Seconds() * float64(rate))
-	r.budget = min(r.budget, max(rate/5, 8))
-	r.topUp = now
 }
 
 // note keeps a mark of the progress every three seconds.
@@ -483,11 +479,6 @@ func (r *resync) snapshot() *ResyncSnapshot {
 	if s.Rate > 0 {
 		s.Finish = time.Duration(s.Left*bitmap.BlockSize/1024/s.Rate) * time.Second
 	}
-	s.Want = uint64(r.rate() / 2)
+	s.Want = r.speed.want
 	return s
-}
-
-// perSecond is blocks in a time as KiB/s; less than a second counts as one.
-func perSecond(blocks uint64, d time.Duration) uint64 {
-	return uint64(float64(blocks*bitmap.BlockSize/1024) / max(d.Seconds(), 1))
 }

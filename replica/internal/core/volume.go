@@ -51,6 +51,7 @@ type volume struct {
 	localPending int // data operations on the local disk
 
 	written, read      uint64 // sectors; dw, dr of /proc/drbd
+	resyncIO           uint64 // sectors of written and read that belong to a resync
 	alWrites, bmWrites uint64
 	attachErr          error
 	leaving            bool // the peer has agreed that this disk goes
