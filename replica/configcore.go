@@ -32,7 +32,7 @@ func coreVolume(v *VolumeConfig) core.VolumeConfig {
 		Number: v.ID, Minor: or(v.Minor, int(v.ID)), UserSize: uint64(v.Size) / metadata.SectorSize,
 		ALExtents: v.ALExtents, DiskFlushes: !v.NoDiskFlushes, DetachOnIO: core.OnIOError(v.OnIOError),
 		AssumeClean: v.AssumeClean,
-		CMaxRate: kib(s.MaxRate, defaultResyncMaxRate), CMinRate: kib(s.MinRate, defaultResyncMinRate),
+		CMaxRate:    kib(s.MaxRate, defaultResyncMaxRate), CMinRate: kib(s.MinRate, defaultResyncMinRate),
 		CPlanAhead: deci(s.PlanAhead, 20), CDelay: deci(s.DelayTarget, 10), CFill: defaultResyncFill,
 	}
 	out.ResyncRate = kib(s.Rate, out.CMaxRate)
