@@ -43,6 +43,10 @@ func run(args []string) error {
 	f.StringVar(&cfg.Cert, "tls-cert", "", "PEM `FILE` with this node's certificate; turns on TLS between the nodes and for NBD")
 	f.StringVar(&cfg.Key, "tls-key", "", "PEM `FILE` with its key")
 	f.StringVar(&cfg.CA, "tls-ca", "", "PEM `FILE` with the authorities that sign the nodes' and clients' certificates")
+	f.StringVar(&cfg.Web, "web", daemon.DefaultWeb, "`ADDRESS` of the web page, /metrics, /healthz and /readyz, or \"off\"")
+	f.StringVar(&cfg.WebCert, "web-cert", "", "PEM `FILE` with a certificate: the page is HTTPS")
+	f.StringVar(&cfg.WebKey, "web-key", "", "PEM `FILE` with its key")
+	f.StringVar(&cfg.WebCA, "web-client-ca", "", "PEM `FILE` with authorities: the page wants a client certificate of theirs")
 	f.Func("log-level", "debug, info (default), warn or error", func(s string) error {
 		return cfg.LogLevel.UnmarshalText([]byte(s))
 	})

@@ -31,16 +31,27 @@ type Config struct {
 	// empty for plain TCP.
 	Cert, Key, CA string
 
+	// Web is the address of the page, the metrics and the health checks, default
+	// DefaultWeb. WebCert and WebKey make it HTTPS, and WebCA demands a certificate of
+	// those authorities from every client.
+	Web, WebCert, WebKey, WebCA string
+
 	LogLevel slog.Level
 	Log      io.Writer // default os.Stderr
 }
+
+// Default addresses: nobody from elsewhere can reach them.
+const (
+	DefaultWeb = "127.0.0.1:7780"
+	Off        = "off"
+)
 
 // closeTimeout bounds an orderly end.
 const closeTimeout = 20 * time.Second
 
 // Run runs the daemon until ctx ends. ready, if not nil, is called when everything is
 // in service.
-func Run(ctx context.Context, cfg Config, ready func()) (err error) {
+func Run(ctx context.Context, cfg Config, ready func(Addresses)) (err error) {
 	out := cfg.Log
 	if out == nil {
 		out = os.Stderr
@@ -60,7 +71,7 @@ func Run(ctx context.Context, cfg Config, ready func()) (err error) {
 		Name: cfg.Node, AutoPromote: cfg.AutoPromote, Logger: log,
 		Network: node.NetworkConfig{TLS: tlsConfig, Shared: cfg.Shared},
 	})
-	d := &running{cfg: cfg, node: n, log: log}
+	d := &running{cfg: cfg, node: n, log: log, notReady: errors.New("the configuration is being brought up")}
 	d.ctx, d.stop = context.WithCancel(ctx)
 	defer func() {
 		d.stop()
@@ -73,12 +84,39 @@ func Run(ctx context.Context, cfg Config, ready func()) (err error) {
 	if err := d.start(); err != nil {
 		return err
 	}
-	log.Info("in service", "control", cmp.Or(cfg.Socket, control.DefaultSocket))
+	d.inService()
 	if ready != nil {
-		ready()
+		ready(d.addresses())
 	}
 	<-d.ctx.Done()
 	return nil
+}
+
+// Addresses are where a daemon listens, with the ports that it was given.
+type Addresses struct{ Control, Web string }
+
+func (d *running) addresses() Addresses {
+	a := Addresses{Control: cmp.Or(d.cfg.Socket, control.DefaultSocket)}
+	if d.web != nil {
+		a.Web = d.web.String()
+	}
+	return a
+}
+
+// inService is the moment from which /readyz says yes.
+func (d *running) inService() {
+	a := d.addresses()
+	d.log.Info("in service", "control", a.Control, "web", a.Web)
+	d.mu.Lock()
+	d.notReady = nil
+	d.mu.Unlock()
+}
+
+// ready says why the daemon is not ready.
+func (d *running) ready() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.notReady
 }
 
 // running is a daemon that runs.
@@ -90,8 +128,10 @@ type running struct {
 	stop  context.CancelFunc
 	parts sync.WaitGroup
 
-	mu  sync.Mutex
-	err error
+	web      net.Addr // nil if off
+	mu       sync.Mutex
+	err      error // of parts that failed
+	notReady error
 }
 
 // start brings all parts into service.
@@ -101,7 +141,7 @@ func (d *running) start() error {
 		return err
 	}
 	d.part("control", func() error { return control.Serve(d.ctx, l, d.node) })
-	return nil
+	return d.startWeb()
 }
 
 // part runs one part of the daemon; its failure ends all.

@@ -56,6 +56,7 @@ func (l *lab) path(name string) string { return filepath.Join(l.dir, name) }
 type instance struct {
 	l      *lab
 	socket string
+	at     Addresses
 	stop   context.CancelFunc
 	done   chan error
 	log    *syncBuffer
@@ -65,16 +66,16 @@ type instance struct {
 func (l *lab) start(name string, change func(*Config)) *instance {
 	l.t.Helper()
 	d := &instance{l: l, socket: l.path(name + ".sock"), done: make(chan error, 1), log: &syncBuffer{}}
-	cfg := Config{Node: name, Socket: d.socket, Log: d.log, LogLevel: slog.LevelInfo}
+	cfg := Config{Web: "127.0.0.1:0", Node: name, Socket: d.socket, Log: d.log, LogLevel: slog.LevelInfo}
 	if change != nil {
 		change(&cfg)
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	d.stop = stop
-	ready := make(chan struct{})
-	go func() { d.done <- Run(ctx, cfg, func() { close(ready) }) }()
+	ready := make(chan Addresses, 1)
+	go func() { d.done <- Run(ctx, cfg, func(a Addresses) { ready <- a }) }()
 	select {
-	case <-ready:
+	case d.at = <-ready:
 	case err := <-d.done:
 		stop()
 		l.t.Fatalf("%s: %v", name, err)

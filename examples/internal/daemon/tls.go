@@ -5,9 +5,7 @@ package daemon
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"fmt"
-	"os"
 )
 
 // loadTLS reads a certificate, its key and the authorities for both directions. All
@@ -23,13 +21,9 @@ func loadTLS(cert, key, ca string) (*tls.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("TLS: %w", err)
 	}
-	pem, err := os.ReadFile(ca)
+	pool, err := readPool(ca)
 	if err != nil {
-		return nil, fmt.Errorf("TLS: %w", err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("TLS: %s has no certificate in it", ca)
+		return nil, err
 	}
 	return &tls.Config{
 		Certificates: []tls.Certificate{pair}, RootCAs: pool, ClientCAs: pool,
