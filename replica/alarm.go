@@ -9,18 +9,20 @@ import (
 	"github.com/go-blockmirror/blockmirror/replica/internal/core"
 )
 
-// alarm wakes the core at its deadlines, with one timer and one goroutine.
+// alarm wakes the core at its deadlines, and when the ResyncOrder says so, with one timer and one goroutine.
 type alarm struct {
 	timer *time.Timer
 	at    time.Duration // guarded by Resource.mu, as armed
 	armed bool
 	done  chan struct{}
+	kick  chan struct{} // the ResyncOrder has decided something else
 }
 
 func (a *alarm) start(r *Resource) {
 	a.timer = time.NewTimer(time.Hour)
 	a.timer.Stop()
 	a.done = make(chan struct{})
+	a.kick = make(chan struct{}, 1)
 	r.wg.Go(func() { a.run(r) })
 }
 
@@ -51,6 +53,10 @@ func (a *alarm) run(r *Resource) {
 		select {
 		case <-a.done:
 			return
+		case <-a.kick:
+			r.visit(w, r.obeyOrder)
+			w.loop(r)
+			continue
 		case <-a.timer.C:
 		}
 		r.visit(w, func(c *core.Core) {

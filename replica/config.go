@@ -31,6 +31,10 @@ type Config struct {
 	// Metadata v08 and protocol 101 know one peer.
 	Peers []PeerConfig
 
+	// ResyncOrder is shared by the resources of this node whose resyncs wait for
+	// each other; nil for one of the resource's own. See VolumeConfig.ResyncAfter.
+	ResyncOrder *ResyncOrder
+
 	// Logger receives what the resource has to say; nil discards it. It is
 	// called on one goroutine of the resource's own, in order, and may block
 	// without harm: lines that find 1024 others waiting are dropped and counted.
@@ -85,6 +89,12 @@ type VolumeConfig struct {
 
 	// Resync sets the speed of resyncs.
 	Resync ResyncConfig
+
+	// ResyncAfter names a volume of this node: while that one is in a resync, or is
+	// paused, this one's waits ("resync-after"). nil for no dependency. A volume
+	// of another resource is found if both have the same Config.ResyncOrder. A
+	// dependency that leads back to the volume is refused.
+	ResyncAfter *VolumeRef
 
 	// QueueDepth is how many disk requests may run at one time; 0 stands for 64.
 	QueueDepth int

@@ -181,6 +181,7 @@ func (r *Resource) routeRare(c *core.Core, w *work) {
 		for i, v := range r.volumes {
 			v.size.Store(int64(snap.Volumes[i].Size) * blockSector)
 		}
+		r.order.update(r, &snap)
 		r.checkWatches(&snap)
 	}
 }
@@ -247,6 +248,9 @@ func (r *Resource) failLocked(reason error) {
 	}
 	r.watches = nil
 	r.alarm.off()
+	if r.order != nil {
+		r.order.leave(r) // nobody waits for it
+	}
 }
 
 // drain ends the requests of a resource that has failed, once no disk and no

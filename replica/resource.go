@@ -34,6 +34,7 @@ type Resource struct {
 	calls   sync.Pool // of *call
 	diskOps sync.Pool // of *diskOp
 	buffers *buffers  // for what is read on behalf of the peer
+	order   *ResyncOrder
 
 	mu       sync.Mutex // guards what follows, and every call of the core
 	core     *core.Core
@@ -118,6 +119,14 @@ func newResource(cfg Config) (*Resource, error) {
 	}
 	r.log = newLogWriter(cfg.Logger, cfg.Name)
 	r.alarm.start(r)
+	if r.order = cfg.ResyncOrder; r.order == nil {
+		r.order = &ResyncOrder{}
+	}
+	if err := r.order.join(r); err != nil {
+		r.volumes = nil // they are not in it
+		r.stop(ErrClosed)
+		return nil, errors.Join(err, r.release(forcedTimeout))
+	}
 	return r, nil
 }
 

@@ -43,6 +43,7 @@ type Volume struct {
 	size  atomic.Int64
 	disk  atomic.Pointer[disk]
 	admin sync.Mutex // held by Attach and Detach
+	order *orderedVolume
 }
 
 var (

@@ -154,8 +154,8 @@ func (c *Core) SetSuspended(cmd *Command, on bool) {
 func (c *Core) PauseSync(cmd *Command, vol int, on bool) {
 	pd := c.vols[vol].pds[0]
 	defer c.settle()
-	if pd.userISP == on {
-		c.finish(cmd, fmt.Errorf("%w: the pause flag is already %v", ErrRefused, on))
+	if err := pd.pauseRefusal(on); err != nil {
+		c.finish(cmd, err)
 		return
 	}
 	set := func() protocol.Code {
@@ -173,13 +173,12 @@ func (c *Core) PauseSync(cmd *Command, vol int, on bool) {
 // Shutdown ends the resource in order: demote, disconnect, detach every disk with
 // clean metadata. The shell bounds the wait; if that passes it drops the core.
 func (c *Core) Shutdown(cmd *Command) {
-	step := &Command{}
+	step := &Command{internal: true}
 	c.Demote(step)
 	c.when(func() bool { return step.finished || cmd.finished }, func() {
 		if cmd.finished {
 			return
 		}
-		c.drop(step)
 		if step.Err != nil {
 			c.finish(cmd, step.Err)
 			return
@@ -192,11 +191,10 @@ func (c *Core) Shutdown(cmd *Command) {
 func (c *Core) shutdownConnections(cmd *Command) {
 	steps := make([]*Command, len(c.peers))
 	for i := range c.peers {
-		steps[i] = &Command{}
+		steps[i] = &Command{internal: true}
 		c.Disconnect(steps[i], i, false)
 	}
 	c.when(func() bool { return allFinished(steps) || cmd.finished }, func() {
-		c.drop(steps...)
 		if !cmd.finished {
 			c.shutdownDisks(cmd)
 		}
@@ -206,11 +204,10 @@ func (c *Core) shutdownConnections(cmd *Command) {
 func (c *Core) shutdownDisks(cmd *Command) {
 	steps := make([]*Command, len(c.vols))
 	for i := range c.vols {
-		steps[i] = &Command{}
+		steps[i] = &Command{internal: true}
 		c.Detach(steps[i], i, false)
 	}
 	c.when(func() bool { return allFinished(steps) || cmd.finished }, func() {
-		c.drop(steps...)
 		for _, v := range c.vols {
 			v.failHeld(ErrClosed)
 		}
@@ -230,19 +227,4 @@ func allFinished(cmds []*Command) bool {
 		}
 	}
 	return true
-}
-
-// drop takes internal commands out of what the shell will see.
-func (c *Core) drop(cmds ...*Command) {
-	kept := c.eff.Commands[:0]
-	for _, e := range c.eff.Commands {
-		mine := false
-		for _, s := range cmds {
-			mine = mine || e == s
-		}
-		if !mine {
-			kept = append(kept, e)
-		}
-	}
-	c.eff.Commands = kept
 }

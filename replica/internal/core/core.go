@@ -128,7 +128,9 @@ func (c *Core) finish(cmd *Command, err error) {
 		return
 	}
 	cmd.finished, cmd.Err = true, err
-	c.eff.Commands = append(c.eff.Commands, cmd)
+	if !cmd.internal {
+		c.eff.Commands = append(c.eff.Commands, cmd)
+	}
 }
 
 func (c *Core) logf(level LogLevel, vol int, format string, args ...any) {

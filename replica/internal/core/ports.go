@@ -145,6 +145,7 @@ type Command struct {
 	User any
 
 	finished bool
+	internal bool // a step of another command: the shell does not get it
 }
 
 // LogLevel is the severity of a LogRecord.
