@@ -112,44 +112,6 @@ func (c *Core) Outdate(cmd *Command, vol int) {
 	})
 }
 
-// SetSuspended suspends or resumes application I/O by the administrator. A
-// suspension finishes when no write is in flight any more: unlike DRBD's, which
-// returns at once, it leaves both disks still.
-func (c *Core) SetSuspended(cmd *Command, on bool) {
-	defer c.settle()
-	set := func(s *protocol.State) { s.Susp = on }
-	if on {
-		for _, p := range c.peers {
-			p.closeEpoch()
-		}
-		for _, v := range c.vols {
-			v.freezing++
-		}
-		c.when(func() bool { return c.drained() || cmd.finished }, func() {
-			for _, v := range c.vols {
-				v.freezing--
-			}
-			if !cmd.finished {
-				c.change(c.vols[0].pds[0], fact, set)
-			}
-			c.finish(cmd, nil)
-		})
-		return
-	}
-	c.change(c.vols[0].pds[0], fact, set)
-	for _, v := range c.vols {
-		if v.postponed {
-			v.postponed = false
-			if pd := v.pds[0]; pd.conn < protocol.Connected && v.role == protocol.Primary && v.disk == protocol.UpToDate {
-				v.beginGeneration(v.ids.BirthOnPromotion(false, false, metadata.DiskUnknown, pd.feed.PeerMayShare()))
-			}
-		}
-		v.completeFrozen()
-	}
-	c.stateAdmits()
-	c.finish(cmd, nil)
-}
-
 // PauseSync pauses or resumes the resync of a volume by the administrator.
 func (c *Core) PauseSync(cmd *Command, vol int, on bool) {
 	pd := c.vols[vol].pds[0]
@@ -173,6 +135,8 @@ func (c *Core) PauseSync(cmd *Command, vol int, on bool) {
 // Shutdown ends the resource in order: demote, disconnect, detach every disk with
 // clean metadata. The shell bounds the wait; if that passes it drops the core.
 func (c *Core) Shutdown(cmd *Command) {
+	c.closing = true
+	c.failSuspended(ErrClosed) // nobody will resume it
 	step := &Command{internal: true}
 	c.Demote(step)
 	c.when(func() bool { return step.finished || cmd.finished }, func() {

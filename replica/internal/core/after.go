@@ -28,6 +28,7 @@ func (c *Core) afterChange(t transition) {
 		pd.considerResync = true
 	}
 	c.generationAfter(pd, o, n) // before any state: the peer compares when it gets that
+	c.suspensionAfter(pd, o, n)
 	if becameSource(o.Conn, n.Conn) {
 		pd.makeSyncUUID()
 	}
@@ -55,7 +56,12 @@ func (c *Core) afterChange(t transition) {
 		pd.startFullSync(n.Conn)
 	}
 	if up && o.Disk != n.Disk && (n.Disk == protocol.Failed || n.Disk == protocol.Diskless || o.Disk == protocol.UpToDate && n.Disk == protocol.Inconsistent) {
-		pd.sendState()
+		if !v.ioErrorHook {
+			pd.sendState()
+		}
+	}
+	if v.ioErrorHook && n.Disk == protocol.Failed && o.Disk != protocol.Failed {
+		pd.callLocalIOError()
 	}
 	if n.Conn != o.Conn {
 		pd.resyncAfter(o.Conn, n.Conn)
@@ -94,7 +100,7 @@ func (c *Core) generationAfter(pd *peerDevice, o, n protocol.State) {
 		pd.birthDue = n.Peer == protocol.Primary
 		return
 	}
-	if c.susp {
+	if c.suspended() {
 		v.postponed = true
 		return
 	}
@@ -121,6 +127,8 @@ func (pd *peerDevice) acceptedByDisklessPrimary() {
 // stateAdmits lets waiting application requests in where the state now allows it.
 func (c *Core) stateAdmits() {
 	for _, v := range c.vols {
+		v.completeFrozen()
+		v.active.wake()
 		v.admitHeld()
 	}
 }

@@ -163,13 +163,15 @@ func (v *volume) checkAttach(img *DiskImage) error {
 
 // load takes over what was read.
 func (v *volume) load(img *DiskImage) {
+	v.lostWrites = v.lostWrites || v.lostCache && v.role == protocol.Primary && !mirrors(v.pds[0].state())
 	v.lostCache = false
+	v.degraded = img.Super.Flags&metadata.PrimaryInd != 0 && img.Super.Flags&metadata.ConnectedInd == 0
 	v.sb, v.layout, v.limits, v.capacity, v.sameDevice = img.Super, img.Layout, img.Limits, img.Capacity, img.SameDevice
 	v.ids = metadata.GenerationIDs{Current: v.sb.Current, Bitmap: v.sb.Bitmap,
 		History: [2]metadata.UUID{v.sb.History[0], v.sb.History[1]}}
 	v.ids = v.ids.SetPrimary(v.role == protocol.Primary)
 	v.crashedPrimary = v.sb.Flags&(metadata.CrashedPrimary|metadata.PrimaryInd) != 0
-	v.negotiated = attachState(v.sb.Flags)
+	v.negotiated = attachState(v.sb.Flags, v.cfg.Fencing)
 	size := v.sb.EffectiveSize
 	if size == 0 || size > v.capacity {
 		size = v.capacity
@@ -209,13 +211,15 @@ func (v *volume) load(img *DiskImage) {
 	v.newAL()
 }
 
-// attachState is the table of spec: behaviour 7.3, with fencing dont-care.
-func attachState(f metadata.Flags) protocol.DiskState {
+// attachState is the table of spec: behaviour 7.3.
+func attachState(f metadata.Flags, fencing Fencing) protocol.DiskState {
 	switch {
 	case f&metadata.Consistent == 0:
 		return protocol.Inconsistent
 	case f&metadata.WasUpToDate == 0:
 		return protocol.Outdated
+	case f&metadata.PeerOutdated == 0 && fencing != FencingDontCare:
+		return protocol.Consistent
 	}
 	return protocol.UpToDate
 }

@@ -73,7 +73,7 @@ func (pd *peerDevice) bitmapComplete() {
 		c.change(pd, fact, func(s *protocol.State) { s.Conn = protocol.WFSyncUUID })
 		pd.applySyncUUID()
 	case protocol.WFBitMapS:
-		c.change(pd, fact, func(s *protocol.State) { s.Conn = protocol.SyncSource })
+		pd.becomeSource()
 	}
 }
 

@@ -20,6 +20,14 @@ type Config struct {
 	Peers   []PeerConfig   // at most one with protocol 101 and metadata v08
 	Net     NetOptions
 
+	NoData       NoData        // "on-no-data-accessible"
+	SuspendLimit time.Duration // susp_nod and susp_fen: requests fail after that time; 0 for never
+
+	Arbiter           bool // somebody answers EventQuorum calls: ask before this node goes on alone
+	QuorumLostIOError bool // without the arbiter's consent requests fail instead of waiting
+	Fencer            bool // somebody runs fence-peer
+	Handlers          bool // somebody runs the other handlers, and says how they ended
+
 	// Rand returns 64 random bits. It makes identifiers and challenges.
 	Rand func() uint64
 	// Buffers holds data read for the peer.
@@ -36,6 +44,7 @@ type VolumeConfig struct {
 	ALExtents   int    // "al-extents": 0 for 1237
 	DiskFlushes bool   // "disk-flushes"
 	DetachOnIO  OnIOError
+	Fencing     Fencing
 	// The speed of a resync. Zero is a value here, not a default.
 	ResyncRate  uint32 // "resync-rate": KiB/s, at the start, or always if CPlanAhead is 0; then 0 is no limit
 	CPlanAhead  uint32 // "c-plan-ahead": 0.1 s; 0 for a fixed rate
@@ -128,6 +137,11 @@ func (cfg *Config) check() error {
 	}
 	if v := cfg.Net.MaxVersion; v < protocol.MinVersion || v > protocol.MaxVersion {
 		return fmt.Errorf("%w: protocol version %d: want %d..%d", ErrConfig, v, protocol.MinVersion, protocol.MaxVersion)
+	}
+	for i := range cfg.Volumes {
+		if cfg.Volumes[i].Fencing == FencingResourceAndStonith && cfg.Net.Protocol == protocol.ProtocolA {
+			return fmt.Errorf("%w: fencing resource-and-stonith needs protocol B or C: with A acknowledged writes may be missing on the peer", ErrConfig)
+		}
 	}
 	for i := 1; i < len(cfg.Volumes); i++ {
 		if cfg.Volumes[i-1].Number >= cfg.Volumes[i].Number {

@@ -54,7 +54,7 @@ func (c *Core) Connected(peer int, gen uint64, resolver bool) {
 func (pd *peerDevice) resetConnection() {
 	pd.idsValid, pd.sizesValid, pd.stateSent, pd.considerResync, pd.birthDue, pd.skipped = false, false, false, false, false, false
 	pd.seq, pd.uuidFlags, pd.uuidBits = 0, 0, 0
-	pd.rx, pd.syncUUIDSet = nil, false
+	pd.rx, pd.syncUUIDSet, pd.beforeHook = nil, false, false
 	pd.discardMyData = pd.p.opt.DiscardMyData
 	pd.sent, pd.received = 0, 0
 }
@@ -132,6 +132,7 @@ func (p *peer) receiveAuth(cmd protocol.Command, body []byte) error {
 func (p *peer) sendParams() {
 	c := p.c
 	p.phase = phaseUp
+	p.met++
 	p.handshakeTimer.stop()
 	p.pinging = false
 	p.pingTimer.arm(c.now + c.cfg.Net.PingInterval)
@@ -362,6 +363,7 @@ func (p *peer) cleanup() {
 		pd.v.md.dirty = true
 		pd.v.writeBitmap(nil, func(error) {})
 	}
+	p.lostPeer()
 	if !p.wantConn {
 		p.c.changeAll(p, fact, func(s *protocol.State) {
 			if s.Conn != protocol.StandAlone {
@@ -453,17 +455,4 @@ func (c *Core) Disconnect(cmd *Command, peer int, force bool) {
 		p.disconnectNow(false)
 	}
 	c.settle()
-}
-
-// askDisconnect tells the peer, and goes when it has agreed. A peer that refuses,
-// or does not answer, does not hold us.
-func (p *peer) askDisconnect() {
-	p.clusterConn(protocol.StateRequest{}.WithConn(protocol.Disconnecting), func(code protocol.Code) {
-		if p.alive() {
-			if !code.Success() {
-				p.c.logf(LogWarn, -1, "the peer did not agree to disconnect: %v", code)
-			}
-			p.disconnectNow(true)
-		}
-	})
 }

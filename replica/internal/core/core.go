@@ -19,7 +19,12 @@ type Core struct {
 	vols  []*volume
 	peers []*peer
 
-	susp, suspNoData, suspFencing bool // spec: behaviour 1.5, resource wide
+	susp, suspNoData, suspFencing bool   // spec: behaviour 1.5, resource wide
+	suspErr                       error  // set: what is suspended fails with it instead of waiting
+	era                           uint64 // counts the beginnings of susp_nod
+	suspTimer, arbiterTimer       timer
+	quorum                        quorum
+	closing                       bool // Shutdown is under way
 
 	// Transitions wait here for their after-work, in order.
 	after    []transition

@@ -37,11 +37,21 @@ func (v *volume) diskFailed(why cause, what string, err error) {
 		}
 		return
 	}
-	if v.cfg.DetachOnIO == IOCallLocalIOError {
-		v.c.event(Event{Kind: EventHandler, Volume: v.idx, Text: "local-io-error"})
-	}
 	v.lostCache = true
+	v.ioErrorHook = v.cfg.DetachOnIO == IOCallLocalIOError
 	v.c.change(pd, fact, func(s *protocol.State) { s.Disk = protocol.Failed })
+}
+
+// callLocalIOError runs the handler before the peer is told (spec: behaviour 5.8):
+// it may want to stop this node. The disk stays Failed until it has ended.
+func (pd *peerDevice) callLocalIOError() {
+	v := pd.v
+	v.c.call(HandlerLocalIOError, pd, func(int) {
+		v.ioErrorHook = false
+		if pd.conn >= protocol.Connected {
+			pd.sendState()
+		}
+	})
 }
 
 // leaveDisk follows the step to Failed: whoever waits for the disk is let go, and
@@ -49,7 +59,7 @@ func (v *volume) diskFailed(why cause, what string, err error) {
 func (v *volume) leaveDisk() {
 	v.alFailed()
 	v.failSuperWaiters()
-	v.c.when(func() bool { return v.disk != protocol.Failed || v.opsPending == 0 }, func() {
+	v.c.when(func() bool { return v.disk != protocol.Failed || v.opsPending == 0 && !v.ioErrorHook }, func() {
 		if v.disk == protocol.Failed {
 			v.diskless()
 		}

@@ -132,7 +132,7 @@ func (p *peer) abandonRequests() {
 			next := r.next
 			r.pd.setOutOfSync(r.sector, r.size)
 			r.landed()
-			if r.net == partPending {
+			if r.net == partPending || r.stable && r.io != nil {
 				r.net = partFailed
 			}
 			if r.err == nil {

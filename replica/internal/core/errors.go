@@ -36,6 +36,14 @@ var (
 	// ErrConnected: the operation needs this node to be StandAlone (spec:
 	// behaviour 10.4, 125 and 151).
 	ErrConnected = errors.New("the node is not StandAlone; disconnect first")
+	// ErrSuspended: I/O is suspended, and does not wait for that to end (spec: behaviour 5.10).
+	ErrSuspended = errors.New("I/O is suspended; bring good data into reach, or fence the peer, or resume I/O")
+	// ErrNoQuorum: the arbiter did not let this node go on without its peer.
+	ErrNoQuorum = errors.New("the arbiter did not allow this node to go on without its peer; connect the peer, or promote with force if it is certain that the peer is down")
+	// ErrArbiterUnreachable: the arbiter gave no answer; found together with ErrNoQuorum.
+	ErrArbiterUnreachable = errors.New("the arbiter gave no answer; see why, it is asked again")
+	// ErrHandler: a handler refused to go on.
+	ErrHandler = errors.New("a handler refused; see its exit code in the log, then connect again")
 	// ErrInUse: the volume is open, or requests are still running.
 	ErrInUse = errors.New("the volume is in use; close its users first")
 

@@ -55,6 +55,9 @@ func (pd *peerDevice) receiveState(ps protocol.State) {
 	case ps.Conn == protocol.Ahead && conn >= protocol.Connected:
 		conn = protocol.Behind
 	}
+	if pd.meetsAgain(own, ps) {
+		return
+	}
 	decided := pd.decides(own, ps)
 	if decided {
 		d := pd.decide(own, ps)

@@ -73,8 +73,8 @@ func (l *intervals) blocked(i *interval) bool {
 			return true // it has overtaken i
 		}
 	}
-	if i.req != nil && i.write && l.v.gates > 0 {
-		return true // something has to be durable first
+	if i.req != nil && i.write && l.v.stopped() {
+		return true // something has to be durable first, or I/O is suspended
 	}
 	// Blocks that this node, as Primary and sync target, has asked for are about
 	// to be overwritten: an own write waits until they are here.

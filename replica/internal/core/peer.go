@@ -51,6 +51,10 @@ type peer struct {
 	retryTimer         timer
 	shakyUntilUp       bool // the last attempt failed inside the handshake
 
+	met     uint64 // how often the nodes have met
+	meeting bool   // they part only to meet again: no reason to fence
+	fencers []func(ok bool)
+
 	clusterReqs []*clusterRequest // the first one is out
 
 	tx txEpochs

@@ -180,6 +180,7 @@ const (
 	EventResyncStart
 	EventHandler // a handler of DRBD would run: Text is its name
 	EventRefused // this node refused the connection and goes StandAlone: Err
+	EventQuorum  // the arbiter is asked, or has answered: Text, and Err if it did not say yes
 )
 
 // Event is one entry of the ordered event stream.
@@ -194,6 +195,7 @@ type Event struct {
 	Blocks   uint64
 	Failed   uint64
 	Bytes    int64
+	Call     *Call // EventHandler, EventQuorum: to be run, and HandlerDone called
 }
 
 // Effects is what one or more events led to. The shell performs all of it

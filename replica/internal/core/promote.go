@@ -4,6 +4,7 @@
 package core
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/go-blockmirror/blockmirror/metadata"
@@ -17,6 +18,9 @@ type promotion struct {
 	next    int
 	retried bool
 	forced  []bool // per volume: its disk was declared UpToDate
+	good    []bool // its Consistent disk is UpToDate, since the peer's is not
+	split   []bool // force: the peer's disk is taken for Outdated, although nobody has fenced it
+	fences  int    // calls of fence-peer so far
 	done    []bool
 }
 
@@ -27,7 +31,8 @@ func (c *Core) Promote(cmd *Command, force bool) {
 		c.finish(cmd, fmt.Errorf("promote: %w: another promotion is under way", ErrRefused))
 		return
 	}
-	p := &promotion{cmd: cmd, force: force, forced: make([]bool, len(c.vols)), done: make([]bool, len(c.vols))}
+	p := &promotion{cmd: cmd, force: force, forced: make([]bool, len(c.vols)), done: make([]bool, len(c.vols)),
+		good: make([]bool, len(c.vols)), split: make([]bool, len(c.vols))}
 	c.promoting = p
 	if pr := c.peers[0]; pr.phase == phaseUp {
 		pr.ping(func(error) { c.promoteNext() }) // a dead peer is noticed now, not at the first write
@@ -51,14 +56,13 @@ func (c *Core) promoteNext() {
 	}
 	v := c.vols[p.next]
 	pd := v.pds[0]
-	req := protocol.StateRequest{}.WithRole(protocol.Primary)
-	if p.forced[p.next] {
-		req = req.WithDisk(protocol.UpToDate)
-	}
+	req := p.request()
 	code := c.allowed(pd, func(s *protocol.State) { *s = req.Apply(*s) })
 	switch {
 	case code == protocol.CodeInTransientState:
 		c.promoteLater()
+	case c.promotesAlone(pd, code):
+		c.promoteIfGranted(pd)
 	case code == protocol.CodeNoUpToDateDisk && p.force && !p.forced[p.next] &&
 		v.disk >= protocol.Inconsistent && v.disk < protocol.UpToDate && v.disk != protocol.DUnknown:
 		p.forced[p.next] = true
@@ -66,6 +70,9 @@ func (c *Core) promoteNext() {
 	case code == protocol.CodeTwoPrimaries && !p.retried && pd.p.phase == phaseUp:
 		p.retried = true // perhaps the peer is just going
 		pd.p.ping(func(error) { c.promoteNext() })
+	case pd.conn < protocol.Connected && p.fences < promoteTries && (code == protocol.CodePeerNotOutdated ||
+		code == protocol.CodeNoUpToDateDisk && v.disk == protocol.Consistent && !p.good[p.next]):
+		c.promoteFencing(pd, code)
 	case !code.Success():
 		c.promoteFailed(refused("promote", code, false))
 	case pd.conn >= protocol.Connected && pd.p.phase == phaseUp:
@@ -75,6 +82,9 @@ func (c *Core) promoteNext() {
 				c.when(func() bool { return true }, c.promoteNext)
 			case code == protocol.CodeInTransientState:
 				c.promoteLater()
+			case !code.Success() && p.split[p.next]:
+				p.split[p.next] = false // the peer is here, and does not agree
+				c.promoteNext()
 			case !code.Success():
 				c.promoteFailed(refused("promote", code, true))
 			default:
@@ -83,10 +93,79 @@ func (c *Core) promoteNext() {
 			}
 		})
 	default:
+		if p.force && c.cfg.Arbiter {
+			c.quorum.granted = true // by the operator
+		}
 		c.change(pd, wish, func(s *protocol.State) { *s = req.Apply(*s) })
 		p.done[p.next] = true
 		c.promoteNext()
 	}
+}
+
+// request is what is asked for the next volume.
+func (p *promotion) request() protocol.StateRequest {
+	req := protocol.StateRequest{}.WithRole(protocol.Primary)
+	if p.forced[p.next] || p.good[p.next] {
+		req = req.WithDisk(protocol.UpToDate)
+	}
+	if p.split[p.next] {
+		req = req.WithPeerDisk(protocol.Outdated)
+	}
+	return req
+}
+
+// promoteTries bounds the calls of fence-peer of one promotion (spec: behaviour 2.7).
+const promoteTries = 4
+
+// promotesAlone reports whether the arbiter has to be asked: nothing but its consent,
+// or the fencing of the peer, is in the way, and the peer may be as good.
+func (c *Core) promotesAlone(pd *peerDevice, code protocol.Code) bool {
+	p := c.promoting
+	return pd.conn < protocol.Connected && !p.force && c.needsArbiter() && pd.disk > protocol.Outdated && pd.v.disk >= protocol.Consistent &&
+		(code.Success() || code == protocol.CodePeerNotOutdated || code == protocol.CodeNoUpToDateDisk)
+}
+
+// promoteIfGranted asks the arbiter first.
+func (c *Core) promoteIfGranted(pd *peerDevice) {
+	if pd.conn == protocol.WFReportParams {
+		c.promoteLater() // the peer is about to say
+		return
+	}
+	p := c.promoting
+	c.askArbiter(pd.p, true, func(err error) {
+		switch {
+		case c.promoting != p:
+		case err == nil || errors.Is(err, ErrConnected):
+			c.when(func() bool { return true }, c.promoteNext)
+		default:
+			c.promoteFailed(fmt.Errorf("promote: %w", err))
+		}
+	})
+}
+
+// promoteFencing has the peer fenced, and tries again (spec: behaviour 2.7).
+func (c *Core) promoteFencing(pd *peerDevice, code protocol.Code) {
+	p, i := c.promoting, c.promoting.next
+	p.fences++
+	pd.p.fence(func(ok bool) {
+		if c.promoting != p {
+			return
+		}
+		back := pd.conn >= protocol.WFReportParams
+		switch {
+		case back:
+		case code == protocol.CodeNoUpToDateDisk && pd.disk <= protocol.Outdated && pd.v.disk == protocol.Consistent:
+			p.good[i] = true
+		case code == protocol.CodePeerNotOutdated && (ok || pd.disk <= protocol.Outdated):
+		case code == protocol.CodePeerNotOutdated && p.force:
+			pd.v.logf(LogWarn, "forced into split brain: the peer is not fenced")
+			p.split[i] = true
+		default:
+			c.promoteFailed(refused("promote", code, false))
+			return
+		}
+		c.when(func() bool { return true }, c.promoteNext)
+	})
 }
 
 // promoteLater asks again after the next state change (spec: behaviour 2.3).
@@ -215,6 +294,11 @@ func (c *Core) demoteNow(cmd *Command) {
 			continue
 		}
 		pd := v.pds[0]
+		if v.postponed && pd.oosBlocks() > 0 {
+			// In the peer's generation, and not as the peer is: what a crash leaves.
+			v.crashedPrimary = true
+		}
+		v.postponed = false
 		if code := c.change(pd, wish, func(s *protocol.State) { s.Role = protocol.Secondary }); !code.Success() {
 			c.finish(cmd, refused("demote", code, false))
 			return
@@ -226,6 +310,7 @@ func (c *Core) demoteNow(cmd *Command) {
 		left++
 		v.syncSuper(func(error) { done() })
 	}
+	c.quorum.granted = false
 	done()
 }
 

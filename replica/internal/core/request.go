@@ -37,7 +37,9 @@ type request struct {
 	flying   bool  // counted in the peer device's inFlight
 	remote   bool  // a read that was sent to the peer
 	frozen   bool  // complete, but held back by a gate or suspended I/O
-	pins     int   // segments that still refer to buf
+	stable   bool  // completion waits for P_BARRIER_ACK: on the peer's disk, durable
+	era      uint64
+	pins     int // segments that still refer to buf
 
 	epoch *txEpoch // of a mirrored write, until its barrier is acknowledged
 	pd    *peerDevice

@@ -4,6 +4,7 @@
 package core
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/go-blockmirror/blockmirror/bitmap"
@@ -133,7 +134,8 @@ func (pd *peerDevice) syncNewStorage() {
 	}
 	conn := protocol.WFSyncUUID
 	if source {
-		conn = protocol.SyncSource
+		pd.becomeSource()
+		return
 	}
 	pd.v.c.change(pd, fact, func(s *protocol.State) { s.Conn = conn })
 	pd.applySyncUUID()
@@ -176,11 +178,18 @@ func (pd *peerDevice) startFullSync(conn protocol.ConnState) {
 	c := pd.v.c
 	pd.v.setAllOutOfSync(pd)
 	if conn == protocol.StartingSyncS {
-		c.change(pd, fact, func(s *protocol.State) { s.Conn = protocol.SyncSource })
+		pd.becomeSource()
 		return
 	}
 	c.change(pd, fact, func(s *protocol.State) { s.Conn = protocol.WFSyncUUID })
 	pd.applySyncUUID()
+}
+
+// becomeSource begins to feed the target, if the handler does not mind.
+func (pd *peerDevice) becomeSource() {
+	pd.beforeResync(HandlerBeforeResyncSource, func() {
+		pd.v.c.change(pd, fact, func(s *protocol.State) { s.Conn = protocol.SyncSource })
+	})
 }
 
 // makeSyncUUID names the resync that begins. The name is durable here before the
@@ -216,8 +225,42 @@ func (pd *peerDevice) applySyncUUID() {
 	}
 	pd.syncUUIDSet = false
 	v := pd.v
-	v.setIDs(v.ids.AdoptSyncUUID(pd.syncUUID, v.role == protocol.Primary))
-	v.c.change(pd, fact, func(s *protocol.State) { s.Conn = protocol.SyncTarget })
+	pd.beforeResync(HandlerBeforeResyncTarget, func() {
+		v.setIDs(v.ids.AdoptSyncUUID(pd.syncUUID, v.role == protocol.Primary))
+		v.c.change(pd, fact, func(s *protocol.State) { s.Conn = protocol.SyncTarget })
+	})
+}
+
+// beforeResync runs a handler, and goes on if it does not mind (spec: behaviour 6.1).
+// Until then this node writes nothing: what the source sends waits.
+func (pd *peerDevice) beforeResync(name string, goOn func()) {
+	v, c, p := pd.v, pd.v.c, pd.p
+	if !c.awaits(name) {
+		c.notify(name, pd)
+		goOn()
+		return
+	}
+	if pd.beforeHook {
+		return
+	}
+	pd.beforeHook = true
+	v.gates++
+	met, conn := p.met, pd.conn
+	c.call(name, pd, func(code int) {
+		still := p.alive() && p.met == met
+		if still {
+			pd.beforeHook = false
+		}
+		v.gates--
+		switch {
+		case !still || pd.conn != conn:
+		case code == 0 || code == 3 && name == HandlerBeforeResyncSource:
+			goOn()
+		default:
+			p.refuse(fmt.Errorf("%w: %s returned %d", ErrHandler, name, code))
+		}
+		v.gateOpened()
+	})
 }
 
 func (pd *peerDevice) resyncTick() { pd.pump() }
@@ -355,6 +398,7 @@ func (pd *peerDevice) concludeTarget() {
 	v.c.change(pd, fact, func(s *protocol.State) { s.Conn, s.Disk = protocol.Connected, disk })
 	v.c.event(Event{Kind: EventResyncDone, Volume: v.idx, Peer: pd.p.idx, Blocks: total, Failed: failed})
 	v.logf(LogInfo, "resync done: %d blocks, %d failed", total, failed)
+	v.c.notify(HandlerAfterResyncTarget, pd)
 	v.syncSuper(func(err error) {
 		if err == nil && pd.p.gen == gen {
 			pd.sendState()
@@ -397,6 +441,7 @@ func (pd *peerDevice) concludeSource() {
 	v.c.event(Event{Kind: EventResyncDone, Volume: v.idx, Peer: pd.p.idx, Blocks: total, Failed: failed})
 	v.logf(LogInfo, "resync done: %d blocks, %d failed", total, failed)
 	v.md.dirty = true
+	pd.p.unfence()
 }
 
 // blockDone ends one request of the target: written (ok), or given up.

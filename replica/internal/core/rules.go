@@ -229,8 +229,8 @@ var diskRanges = []diskRange{
 }
 
 // sanitize turns a wished state into a possible one (spec: behaviour 2.4, S1 to
-// S11; S4 needs the volume and is done by the caller, S8 and S9 belong to
-// fencing and on-no-data-accessible). abort reports S3.
+// S11; S4 needs the volume and is done by the caller, S8 and S9 look at the
+// former state and are in suspend.go). abort reports S3.
 func sanitize(s protocol.State) (out protocol.State, abort bool) {
 	if s.Conn < protocol.Connected { // S1
 		s.PeerISP = false

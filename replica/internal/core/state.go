@@ -22,7 +22,7 @@ const (
 )
 
 func (c *Core) ruleEnv(pd *peerDevice) *ruleEnv {
-	e := &ruleEnv{twoPrimaries: c.cfg.Net.AllowTwoPrimary, version: pd.p.version()}
+	e := &ruleEnv{twoPrimaries: c.cfg.Net.AllowTwoPrimary, version: pd.p.version(), fencing: pd.v.fencing() >= FencingResourceOnly}
 	for _, o := range pd.p.pds {
 		if o != pd && o.role == protocol.Primary {
 			e.otherPrimary = true
@@ -45,7 +45,8 @@ func (pd *peerDevice) prepare(s protocol.State) (out protocol.State, abort bool)
 			s.Disk, s.PeerDisk = protocol.Failed, protocol.DUnknown
 		}
 	}
-	return sanitize(s)
+	s, abort = sanitize(s)
+	return suspendIfNew(pd.state(), s, pd.suspendEnv()), abort // S8, S9
 }
 
 // judge says whether the change old -> s is allowed.
@@ -183,6 +184,8 @@ func diff(o, n protocol.State) string {
 	add("disk", o.Disk != n.Disk, o.Disk.String(), n.Disk.String())
 	add("pdsk", o.PeerDisk != n.PeerDisk, o.PeerDisk.String(), n.PeerDisk.String())
 	add("susp", o.Susp != n.Susp, bit(o.Susp), bit(n.Susp))
+	add("susp_nod", o.SuspNoData != n.SuspNoData, bit(o.SuspNoData), bit(n.SuspNoData))
+	add("susp_fen", o.SuspFencing != n.SuspFencing, bit(o.SuspFencing), bit(n.SuspFencing))
 	add("aftr_isp", o.AftrISP != n.AftrISP, bit(o.AftrISP), bit(n.AftrISP))
 	add("peer_isp", o.PeerISP != n.PeerISP, bit(o.PeerISP), bit(n.PeerISP))
 	add("user_isp", o.UserISP != n.UserISP, bit(o.UserISP), bit(n.UserISP))

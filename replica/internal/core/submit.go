@@ -26,6 +26,10 @@ func (c *Core) Submit(io *IO) {
 		c.complete(io, nil)
 		return
 	}
+	if c.suspErr != nil && c.suspended() {
+		c.complete(io, c.suspErr)
+		return
+	}
 	if v.held.head != nil || v.blocks(io.Kind) {
 		v.held.push(io)
 		return
@@ -66,7 +70,7 @@ func (v *volume) checkIO(io *IO) error {
 // blocks reports whether a new request has to wait (spec: behaviour 5.1).
 func (v *volume) blocks(kind IOKind) bool {
 	c := v.c
-	if c.susp || c.suspNoData || c.suspFencing || v.freezing > 0 ||
+	if c.suspended() || v.freezing > 0 ||
 		v.disk == protocol.Attaching || v.disk == protocol.Negotiating || v.disk == protocol.Failed {
 		return true
 	}
@@ -125,7 +129,7 @@ func (v *volume) begin(io *IO) {
 	}
 	r := c.newRequest()
 	io.left = 1
-	r.io, r.v, r.kind, r.buf = io, v, io.Kind, io.Buf
+	r.io, r.v, r.kind, r.buf, r.era = io, v, io.Kind, io.Buf, c.era
 	r.sector, r.size, r.fua, r.unmap = uint64(io.Off)/512, uint32(io.Len), io.FUA, io.MayUnmap
 	io.req = r
 	v.appPending++
@@ -149,6 +153,11 @@ func (v *volume) beginFlush(io *IO) {
 	for _, pd := range v.pds {
 		pd.p.closeEpoch()
 	}
+	if v.lostWrites {
+		v.lostWrites = false
+		c.complete(io, fmt.Errorf("%w: the disk failed, and what it had not flushed may be gone", ErrIO))
+		return
+	}
 	v.appPending++
 	if v.hasDisk() {
 		o := c.op()
@@ -166,11 +175,14 @@ func (v *volume) beginFlush(io *IO) {
 	want := pd.p.tx.closed
 	c.when(func() bool { return pd.p.gen != gen || !pd.p.alive() || pd.p.tx.acked-want < 1<<31 }, func() {
 		v.appPending--
-		err := error(nil)
-		if pd.p.gen != gen || !pd.p.alive() {
-			err = ErrConnectionLost
+		switch {
+		case pd.p.gen == gen && pd.p.alive():
+			c.complete(io, nil)
+		case c.suspNoData && c.suspErr == nil:
+			v.held.push(io) // writes that had no answer come before it then
+		default:
+			c.complete(io, ErrConnectionLost)
 		}
-		c.complete(io, err)
 	})
 	c.settle()
 }

@@ -33,7 +33,7 @@ func (t timer) earliest(o timer) timer {
 
 // Deadline returns when Tick wants to be called next.
 func (c *Core) Deadline() (at time.Duration, ok bool) {
-	var t timer
+	t := c.suspTimer.earliest(c.arbiterTimer)
 	for _, p := range c.peers {
 		t = t.earliest(p.handshakeTimer).earliest(p.pingTimer).earliest(p.requestTimer()).earliest(p.retryTimer)
 	}
@@ -47,6 +47,12 @@ func (c *Core) Deadline() (at time.Duration, ok bool) {
 
 // Tick lets due timers fire. Call it when Deadline has passed, after Advance.
 func (c *Core) Tick() {
+	if c.suspTimer.due(c.now) {
+		c.failSuspended(ErrSuspended)
+	}
+	if c.arbiterTimer.due(c.now) {
+		c.askAgain()
+	}
 	for _, p := range c.peers {
 		if p.handshakeTimer.due(c.now) {
 			p.handshakeTimedOut()

@@ -56,8 +56,12 @@ type volume struct {
 	attachErr          error
 	leaving            bool // the peer has agreed that this disk goes
 	lostCache          bool // the disk went with data that was not flushed
+	ioErrorHook        bool // the handler local-io-error has to end first
 	closing            bool // the activity log is being emptied for a detach
 	postponed          bool // a new generation is due when I/O resumes
+	asked              bool // the arbiter was asked about the present generation
+	lostWrites         bool // what was written, and not flushed, may be gone with the disk
+	degraded           bool // at attach: a lone Primary crashed (spec: behaviour 6.11)
 }
 
 // peerDevice is one volume towards one peer.
@@ -82,6 +86,7 @@ type peerDevice struct {
 	skipped                    bool // the initial sync, here; the peer has yet to confirm it
 	birthDue                   bool // of a generation, when the diskless Primary has accepted us
 	considerResync             bool // spec: behaviour 2.9 rule 6
+	beforeHook                 bool // a before-resync handler is running
 	discardMyData              bool
 	seq                        uint32 // spec: wire 3.2
 	unacked, pending, inFlight int

@@ -25,10 +25,16 @@ func alReadyWrite(_ *Core, h *alHold) { h.req.issue() }
 // decides who gets it; from here on it is in flight.
 func (r *request) issue() {
 	v, c := r.v, r.v.c
-	if v.gates > 0 {
-		// A new generation or a flag has become due since admission.
+	if v.stopped() {
+		// A new generation or a flag has become due since admission, or I/O was
+		// suspended. What is frozen then is what was in flight.
 		v.alEnd(&r.al)
 		v.active.wait(&r.iv)
+		return
+	}
+	if c.suspended() {
+		r.err = c.suspErr
+		c.maybeComplete(r)
 		return
 	}
 	pd := v.pds[0]
@@ -146,11 +152,14 @@ func (r *request) send(pd *peerDevice, s protocol.State) {
 		r.mayClear = true
 	}
 	wire := p.protocol
-	if !r.v.hasDisk() && p.session.Version >= 100 {
-		// The peer's is the only copy: A and B of DRBD complete such a write
-		// before it is on any disk.
+	if r.v.disk != protocol.UpToDate && p.session.Version >= 100 {
+		// The peer's is the only copy, or the one that a resync will copy from: A
+		// and B of DRBD complete such a write before it is on any disk.
 		wire = protocol.ProtocolC
 	}
+	// If all copies may be lost for a while, and writes are to be sent again then,
+	// those that have completed must not be missing (spec: behaviour 5.10).
+	r.stable = c.cfg.NoData == NoDataSuspendIO && r.v.disk != protocol.UpToDate
 	r.wantRecv = wire == protocol.ProtocolB
 	r.wantAck = wire == protocol.ProtocolC
 	ackFlags := protocol.DataFlags(0)
@@ -223,8 +232,22 @@ func (c *Core) maybeComplete(r *request) {
 		if r.pins > 0 {
 			return // the buffer is still being sent
 		}
-		if r.v.gates > 0 && r.kind != IORead || c.susp || c.suspFencing {
+		if r.v.gates > 0 && r.kind != IORead || c.suspended() && c.suspErr == nil {
 			r.frozen = true
+			return
+		}
+		if r.stable && r.epoch != nil && r.net == partOK {
+			if r.pd.p.tx.current == r.epoch {
+				r.pd.p.closeEpoch()
+			}
+			return
+		}
+		if c.suspended() {
+			r.io.Err = c.suspErr
+		} else if r.again() {
+			if r.frozen = r.v.blocks(r.kind); !r.frozen {
+				r.restart()
+			}
 			return
 		}
 		c.completeRequest(r)
@@ -238,7 +261,7 @@ func (c *Core) maybeComplete(r *request) {
 func (c *Core) completeRequest(r *request) {
 	io := r.io
 	r.io = nil
-	if r.local != partOK && r.net != partOK && io.Err == nil {
+	if !r.succeeded() && io.Err == nil {
 		io.Err = r.failure()
 	}
 	r.v.appPending--
@@ -274,7 +297,7 @@ func (r *request) forget() {
 // completeFrozen completes what a gate or suspended I/O held back.
 func (v *volume) completeFrozen() {
 	c := v.c
-	if v.gates > 0 || c.susp || c.suspFencing || v.appPending == 0 {
+	if v.gates > 0 || c.suspended() && c.suspErr == nil || v.appPending == 0 {
 		return
 	}
 	for _, r := range c.requests.live() {

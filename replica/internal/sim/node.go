@@ -35,6 +35,12 @@ type Options struct {
 	Net       core.NetOptions
 	Volume    core.VolumeConfig // for every volume; Number is filled in
 	Trace     bool
+
+	// Core changes a node's configuration before it boots.
+	Core func(node int, cfg *core.Config)
+	// Call answers a handler or the arbiter on a node: an exit code, and how long it
+	// takes. A negative time is for ever.
+	Call func(node int, call *core.Call) (code int, takes time.Duration)
 }
 
 // Node is one machine.
@@ -107,6 +113,9 @@ func (n *Node) Boot() {
 		v := n.c.cfg.Volume
 		v.Number = uint16(i * 7)
 		cfg.Volumes = append(cfg.Volumes, v)
+	}
+	if n.c.cfg.Core != nil {
+		n.c.cfg.Core(n.idx, &cfg)
 	}
 	k, err := core.New(cfg)
 	if err != nil {
@@ -205,6 +214,9 @@ func (n *Node) effects() {
 		n.c.tracef("%d   %s", n.idx, l.Text)
 	}
 	n.Events = append(n.Events, n.eff.Events...)
+	for i := range n.eff.Events {
+		n.call(n.eff.Events[i].Call, boot)
+	}
 	for _, o := range n.eff.Ops {
 		n.perform(o, boot)
 	}
@@ -233,6 +245,18 @@ func (n *Node) effects() {
 		p.pump(n.idx)
 	}
 	n.armTimer()
+}
+
+// call runs a handler whose result the core waits for.
+func (n *Node) call(call *core.Call, boot int) {
+	if call == nil {
+		return
+	}
+	code, takes := n.c.cfg.Call(n.idx, call)
+	n.c.tracef("%d   handler %s: %d after %v", n.idx, call.Name, code, takes)
+	if takes >= 0 {
+		n.c.after(takes, func() { n.again(boot, func() { n.core.HandlerDone(call, code) }) })
+	}
 }
 
 // perform does a disk operation after some time; what a flush covers is decided
