@@ -319,5 +319,6 @@ func (r *request) restart() {
 		r.startRead()
 		return
 	}
-	r.startWrite()
+	v.active.wait(&r.iv) // a block that was asked for may have to come first
+	v.active.wake()
 }
