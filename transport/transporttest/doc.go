@@ -24,6 +24,7 @@
 //     error (half-open): Path.Stall. The buffers fill and then writers block. A Close
 //     behind a stalled path is not noticed at the other end until Path.Resume.
 //   - half-close: Conn.CloseWrite
+//   - packets of some commands that come late: NewHolder
 //
 // Network.Transport pairs two nodes by appointment: when both call Connect they
 // have a pair, at once and without timers, and the same seed gives the same

@@ -1,0 +1,385 @@
+// Copyright The blockmirror Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package replica_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-blockmirror/blockmirror/metadata"
+	"github.com/go-blockmirror/blockmirror/protocol"
+	"github.com/go-blockmirror/blockmirror/replica"
+	"github.com/go-blockmirror/blockmirror/replica/blockdev"
+	"github.com/go-blockmirror/blockmirror/transport/transporttest"
+)
+
+// stage is what a scenario runs on: two nodes, P and S, in virtual time.
+//
+//	P: replica.Resource -- Holder -- transporttest.Network -- Holder -- S
+//	   slow -- Faulty -- Memory (data, and metadata if it is separate)
+type stage struct {
+	ctx   context.Context
+	net   *transporttest.Network
+	nodes map[string]*actor
+	allow map[string]bool // states that the guard lets pass
+	model []byte          // what the volume should hold, by the writes of the script
+	vars  map[string]string
+	trace []string
+}
+
+// actor is a node.
+type actor struct {
+	name   string
+	disk   *blockdev.Faulty
+	mem    *blockdev.Memory
+	slow   *slowDisk
+	cfg    replica.Config
+	hold   *transporttest.Holder
+	res    *replica.Resource // nil while it is down
+	record sync.WaitGroup
+	faults []func()
+	writer *writer
+
+	mu     sync.Mutex
+	events []replica.Event
+	mark   int // of events, for path and resync
+	bytes  int64
+}
+
+// slowDisk waits before each request, in virtual time.
+type slowDisk struct {
+	*blockdev.Faulty
+	mu    sync.Mutex
+	delay time.Duration
+}
+
+func (d *slowDisk) wait() {
+	d.mu.Lock()
+	t := d.delay
+	d.mu.Unlock()
+	if t > 0 {
+		time.Sleep(t)
+	}
+}
+
+func (d *slowDisk) ReadAt(p []byte, off int64) (int, error) { d.wait(); return d.Faulty.ReadAt(p, off) }
+func (d *slowDisk) WriteAt(p []byte, off int64) (int, error) {
+	d.wait()
+	return d.Faulty.WriteAt(p, off)
+}
+func (d *slowDisk) WriteAtFUA(p []byte, off int64) (int, error) {
+	d.wait()
+	return d.Faulty.WriteAtFUA(p, off)
+}
+
+var errAgain = errors.New("not yet")
+
+func newStage(ctx context.Context) *stage {
+	s := &stage{ctx: ctx, net: transporttest.NewNetwork(1), nodes: map[string]*actor{}, allow: map[string]bool{}, vars: map[string]string{}}
+	for _, name := range []string{"P", "S"} {
+		n := &actor{name: name, hold: transporttest.NewHolder(s.net.Transport(name, other(name)))}
+		n.cfg = replica.Config{
+			Name:    "r0",
+			Volumes: []replica.VolumeConfig{{Resync: replica.ResyncConfig{PlanAhead: -1, Rate: 1 << 30, MinRate: -1}}},
+			Peers:   []replica.PeerConfig{{Name: other(name), Transport: n.hold}},
+		}
+		s.nodes[name] = n
+	}
+	return s
+}
+
+func other(name string) string {
+	if name == "P" {
+		return "S"
+	}
+	return "P"
+}
+
+// run performs lines until one fails.
+func (s *stage) run(lines []line) error {
+	for _, l := range lines {
+		words := make([]string, len(l.words))
+		for i, w := range l.words {
+			words[i] = w
+			for name, value := range s.vars {
+				words[i] = strings.ReplaceAll(words[i], "$"+name, value)
+			}
+		}
+		if words[0] == "repeat" {
+			n, err := number(words[1])
+			if err != nil {
+				return fmt.Errorf("%v: %w", l, err)
+			}
+			for i := range n {
+				s.vars[words[2]] = fmt.Sprint(i)
+				if err := s.run(l.body); err != nil {
+					return fmt.Errorf("%w (%s = %d)", err, words[2], i)
+				}
+			}
+			delete(s.vars, words[2])
+			continue
+		}
+		s.trace = append(s.trace, strings.Join(words, " "))
+		if err := s.do(words); err != nil {
+			return fmt.Errorf("%v: %w", line{number: l.number, words: words}, err)
+		}
+		if err := s.guard(); err != nil {
+			return fmt.Errorf("%v: %w", line{number: l.number, words: words}, err)
+		}
+	}
+	return nil
+}
+
+func (s *stage) do(words []string) error {
+	v, ok := verbs[words[0]]
+	if !ok {
+		return fmt.Errorf("there is no command %q", words[0])
+	}
+	a := &args{words: words[1:]}
+	if err := v(s, a); err != nil {
+		return err
+	}
+	return a.end()
+}
+
+// node takes the name of a node.
+func (s *stage) node(a *args) *actor {
+	name := a.next()
+	n := s.nodes[name]
+	if n == nil {
+		a.fail("there is no node %q", name)
+		n = s.nodes["P"]
+	}
+	return n
+}
+
+// up opens a node with what its disk holds, and records its events.
+func (n *actor) up(ctx context.Context) error {
+	if n.res != nil {
+		return fmt.Errorf("%s is up", n.name)
+	}
+	res, err := replica.Open(ctx, n.cfg)
+	if err != nil {
+		return err
+	}
+	n.res = res
+	events := res.Events(context.Background())
+	n.record.Go(func() {
+		for ev := range events {
+			n.mu.Lock()
+			n.events = append(n.events, ev)
+			n.mu.Unlock()
+		}
+	})
+	return nil
+}
+
+func (n *actor) down() error {
+	if n.res == nil {
+		return fmt.Errorf("%s is down", n.name)
+	}
+	err := n.res.Close()
+	n.record.Wait()
+	n.res = nil
+	return err
+}
+
+func (n *actor) vol() *replica.Volume { return n.res.Volume(0) }
+
+func (n *actor) state() protocol.State { return n.res.Status().Volumes[0].State }
+
+// close ends everything.
+func (s *stage) close() error {
+	var errs []error
+	for _, n := range s.nodes {
+		for _, f := range n.faults {
+			f()
+		}
+		n.hold.Release()
+		if n.writer != nil {
+			n.writer.halt.Store(true)
+		}
+	}
+	gone, cancel := context.WithCancel(context.Background())
+	cancel()
+	for _, n := range s.nodes {
+		if n.res != nil {
+			if err := n.res.Shutdown(gone); errors.Is(err, replica.ErrHung) {
+				errs = append(errs, fmt.Errorf("close %s: %w", n.name, err))
+			}
+			n.record.Wait()
+		}
+		if n.writer != nil {
+			n.writer.wg.Wait()
+		}
+		if n.disk != nil {
+			errs = append(errs, n.disk.Close())
+		}
+	}
+	return errors.Join(append(errs, s.net.Close())...)
+}
+
+// forbidden is what must not happen on the way, unless a script allows it: broken
+// connections, and a StandAlone that nobody asked for.
+var forbidden = map[string]bool{"BrokenPipe": true, "NetworkFailure": true, "ProtocolError": true, "Timeout": true, "Unconnected": false}
+
+func (s *stage) guard() error {
+	for _, n := range s.nodes {
+		n.mu.Lock()
+		events := n.events
+		n.mu.Unlock()
+		for _, ev := range events {
+			bad := ""
+			switch {
+			case ev.Kind == replica.EventState && ev.Old.Conn != ev.New.Conn:
+				if name := ev.New.Conn.String(); forbidden[name] {
+					bad = name
+				}
+			case ev.Kind == replica.EventLagged:
+				return fmt.Errorf("%s: events were lost", n.name)
+			case ev.Kind == replica.EventRefused:
+				bad = "refused"
+			}
+			if bad != "" && !s.allow[bad] {
+				return fmt.Errorf("%s must not happen on %s: %v", bad, n.name, ev)
+			}
+		}
+	}
+	return nil
+}
+
+// until waits for a condition of a node. It looks at every event, and from time to time.
+func (n *actor) until(ctx context.Context, cond func() (bool, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute) // virtual
+	defer cancel()
+	for {
+		if ok, err := cond(); ok || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("it did not come so; %s is\n%v", n.name, n.res.Status())
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+}
+
+// passed are the values that a field of the state went through since the mark.
+func (n *actor) passed(field func(protocol.State) string) []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var list []string
+	for _, ev := range n.events[n.mark:] {
+		if ev.Kind != replica.EventState {
+			continue
+		}
+		if v := field(ev.New); v != field(ev.Old) {
+			list = append(list, v)
+		}
+	}
+	return list
+}
+
+// subsequence reports whether all of want come in have, in this order.
+func subsequence(want, have []string) bool {
+	for _, h := range have {
+		if len(want) > 0 && want[0] == h {
+			want = want[1:]
+		}
+	}
+	return len(want) == 0
+}
+
+// fields of a state, by the names that scripts use.
+var fields = map[string]func(protocol.State) string{
+	"conn": func(s protocol.State) string { return s.Conn.String() },
+	"role": func(s protocol.State) string { return s.Role.String() },
+	"peer": func(s protocol.State) string { return s.Peer.String() },
+	"disk": func(s protocol.State) string { return s.Disk.String() },
+	"pdsk": func(s protocol.State) string { return s.PeerDisk.String() },
+	"susp": func(s protocol.State) string { return fmt.Sprint(s.Susp || s.SuspNoData || s.SuspFencing) },
+}
+
+// counters of a volume, by name.
+var counters = map[string]func(replica.VolumeStatus) int64{
+	"oos":     func(v replica.VolumeStatus) int64 { return v.OutOfSync },
+	"pending": func(v replica.VolumeStatus) int64 { return int64(v.Pending) },
+	"unacked": func(v replica.VolumeStatus) int64 { return int64(v.Unacked) },
+	"local":   func(v replica.VolumeStatus) int64 { return int64(v.LocalPending) },
+	"app":     func(v replica.VolumeStatus) int64 { return int64(v.AppPending) },
+	"size":    func(v replica.VolumeStatus) int64 { return v.Size },
+}
+
+var condition = regexp.MustCompile(`^(\w+)(<=|>=|!=|=|<|>)(.+)$`)
+
+// holds reports whether a node satisfies all conditions, as conn=Connected oos=4K.
+// Alternatives are separated by |.
+func (n *actor) holds(conditions []string) (bool, error) {
+	if n.res == nil {
+		return false, fmt.Errorf("%s is down", n.name)
+	}
+	v := n.res.Status().Volumes[0]
+	all := true
+	for _, c := range conditions {
+		m := condition.FindStringSubmatch(c)
+		if m == nil {
+			return false, fmt.Errorf("%q is no condition", c)
+		}
+		if f := fields[m[1]]; f != nil {
+			in := slices.Contains(strings.Split(m[3], "|"), f(v.State))
+			all = all && in == (m[2] == "=")
+			continue
+		}
+		count := counters[m[1]]
+		if count == nil {
+			return false, fmt.Errorf("%q is neither a state nor a counter", m[1])
+		}
+		want, err := number(m[3])
+		if err != nil {
+			return false, err
+		}
+		have := count(v)
+		all = all && map[string]bool{"=": have == want, "!=": have != want, "<": have < want, ">": have > want, "<=": have <= want, ">=": have >= want}[m[2]]
+	}
+	return all, nil
+}
+
+// content is the data area of a node's disk.
+func (n *actor) content() ([]byte, error) {
+	l, err := metadata.NewLayout(metadata.V08, metadata.Internal(), n.disk.Size(), metadata.Geometry{})
+	if err != nil {
+		return nil, err
+	}
+	b := make([]byte, l.UsableSectors*metadata.SectorSize)
+	_, err = n.mem.ReadAt(b, 0)
+	return b, err
+}
+
+// same compares the disks of both nodes, with each other and with the model.
+func (s *stage) same() error {
+	p, err := s.nodes["P"].content()
+	if err != nil {
+		return err
+	}
+	q, err := s.nodes["S"].content()
+	if err != nil {
+		return err
+	}
+	for i := 0; i < len(p); i += 512 {
+		if !bytes.Equal(p[i:i+512], q[i:i+512]) {
+			return fmt.Errorf("the disks differ at byte %d", i)
+		}
+		if !bytes.Equal(p[i:i+512], s.model[i:i+512]) {
+			return fmt.Errorf("the disks are equal, but hold at byte %d what nobody wrote last", i)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,64 @@
+// Copyright The blockmirror Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package replica_test
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestScenarios plays testdata/scenarios/*.txt with two nodes in virtual time.
+func TestScenarios(t *testing.T) {
+	paths, err := filepath.Glob("testdata/scenarios/*.txt")
+	require.NoError(t, err)
+	require.NotEmpty(t, paths)
+	for _, path := range paths {
+		name := strings.TrimSuffix(filepath.Base(path), ".txt")
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			sc, err := readScript(path, name)
+			require.NoError(t, err)
+			require.NotEmpty(t, sc.title, "the first line is a comment with the title")
+			synctest.Test(t, func(t *testing.T) { play(t, sc) })
+		})
+	}
+}
+
+func play(t *testing.T, sc *script) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Hour) // virtual
+	defer cancel()
+	s := newStage(ctx)
+	err := s.run(sc.lines)
+	history := s.history()
+	if closing := s.close(); err == nil {
+		err = closing
+	}
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", sc.title, err, history)
+	}
+}
+
+// history is what happened on both nodes, for people.
+func (s *stage) history() string {
+	var b strings.Builder
+	for _, name := range []string{"P", "S"} {
+		n := s.nodes[name]
+		n.mu.Lock()
+		for _, ev := range n.events {
+			fmt.Fprintf(&b, "%s %s %v\n", ev.Time.Format("05.000"), name, ev)
+		}
+		n.mu.Unlock()
+		if n.res != nil {
+			fmt.Fprintf(&b, "%s is\n%v", name, n.res.Status())
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,611 @@
+// Copyright The blockmirror Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package replica_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-blockmirror/blockmirror/metadata"
+	"github.com/go-blockmirror/blockmirror/protocol"
+	"github.com/go-blockmirror/blockmirror/replica"
+	"github.com/go-blockmirror/blockmirror/replica/blockdev"
+)
+
+// verbs are the commands of scenarios.
+var verbs map[string]func(*stage, *args) error
+
+func init() {
+	verbs = map[string]func(*stage, *args) error{
+		"disks": verbDisks, "config": verbConfig,
+		"up": onNode((*actor).up), "down": onNode(func(n *actor, _ context.Context) error { return n.down() }), "crash": verbCrash,
+		"connect": verbConnect, "disconnect": verbDisconnect, "promote": verbPromote,
+		"demote":            onResource((*replica.Resource).Demote),
+		"suspend-io":        onResource((*replica.Resource).SuspendIO),
+		"resume-io":         onResource((*replica.Resource).ResumeIO),
+		"wait-sync":         onResource((*replica.Resource).WaitSync),
+		"wait-connect":      onResource((*replica.Resource).WaitConnected),
+		"invalidate":        onVolume((*replica.Volume).Invalidate),
+		"invalidate-remote": onVolume((*replica.Volume).InvalidateRemote),
+		"outdate":           onVolume((*replica.Volume).Outdate),
+		"pause-sync":        onVolume((*replica.Volume).PauseSync),
+		"resume-sync":       onVolume((*replica.Volume).ResumeSync),
+		"flush":             onVolume((*replica.Volume).Flush),
+		"detach":            onVolume(func(v *replica.Volume, ctx context.Context) error { return v.Detach(ctx) }),
+		"attach":            onVolume(func(v *replica.Volume, ctx context.Context) error { return v.Attach(ctx, replica.Disk{}) }),
+		"skip-sync": onVolume(func(v *replica.Volume, ctx context.Context) error {
+			return v.NewCurrentUUID(ctx, replica.ClearBitmap())
+		}),
+		"new-current-uuid": onVolume(func(v *replica.Volume, ctx context.Context) error { return v.NewCurrentUUID(ctx) }),
+		"write":            verbWrite, "writes": verbWrites, "zero": verbZero, "discard": verbDiscard, "read": verbRead, "writer": verbWriter, "stop": verbStop, "behind": verbBehind,
+		"wait": verbWait, "is": verbIs, "fails": verbFails, "mark": verbMark, "path": verbPath, "not": verbNot, "resync": verbResync, "travelled": verbTravelled,
+		"same":    func(s *stage, _ *args) error { return s.same() },
+		"forget":  verbForget,
+		"cut":     func(s *stage, _ *args) error { s.net.Cut("P", "S"); return nil },
+		"heal":    func(s *stage, _ *args) error { s.net.Heal("P", "S"); return nil },
+		"reset":   func(s *stage, _ *args) error { s.net.Reset("P", "S"); return nil },
+		"stall":   func(s *stage, a *args) error { n := s.node(a); s.net.Path(n.name, other(n.name)).Stall(); return nil },
+		"unstall": func(s *stage, a *args) error { n := s.node(a); s.net.Path(n.name, other(n.name)).Resume(); return nil },
+		"delay":   verbDelay, "bandwidth": verbBandwidth, "hold": verbHold, "release": verbRelease,
+		"fault": verbFault, "freeze": verbFreeze, "mend": verbMend, "slow": verbSlow,
+		"sleep": func(_ *stage, a *args) error { d := a.duration(); time.Sleep(d); return nil },
+		"allow": func(s *stage, a *args) error {
+			for _, w := range a.rest() {
+				s.allow[w] = true
+			}
+			return nil
+		},
+	}
+}
+
+func onNode(do func(*actor, context.Context) error) func(*stage, *args) error {
+	return func(s *stage, a *args) error {
+		n := s.node(a)
+		return do(n, s.ctx)
+	}
+}
+
+func onResource(do func(*replica.Resource, context.Context) error) func(*stage, *args) error {
+	return onNode(func(n *actor, ctx context.Context) error {
+		if n.res == nil {
+			return fmt.Errorf("%s is down", n.name)
+		}
+		return do(n.res, ctx)
+	})
+}
+
+func onVolume(do func(*replica.Volume, context.Context) error) func(*stage, *args) error {
+	return onResource(func(r *replica.Resource, ctx context.Context) error { return do(r.Volume(0), ctx) })
+}
+
+// verbDisks: disks SIZE [fresh|synced]. Makes both disks; synced (the default) is as
+// after a skipped initial sync.
+func verbDisks(s *stage, a *args) error {
+	size := a.number()
+	fresh := a.flag("fresh")
+	for _, n := range s.nodes {
+		n.mem = blockdev.NewMemory(size)
+		n.disk = blockdev.NewFaulty(n.mem)
+		n.slow = &slowDisk{Faulty: n.disk}
+		n.cfg.Volumes[0].Disk = n.slow
+		l, err := metadata.NewLayout(metadata.V08, metadata.Internal(), size, metadata.Geometry{})
+		if err != nil {
+			return err
+		}
+		opts := metadata.CreateOptions{}
+		if !fresh {
+			opts = metadata.CreateOptions{EffectiveSize: l.UsableSectors, Current: 0x0123456789abcdee, Flags: metadata.Consistent | metadata.WasUpToDate}
+		}
+		if err := replica.CreateMetadata(replica.Disk{Device: n.disk}, opts); err != nil {
+			return err
+		}
+		s.model = make([]byte, l.UsableSectors*metadata.SectorSize)
+	}
+	return nil
+}
+
+// verbConfig: config [P|S] NAME=VALUE ..., before up.
+func verbConfig(s *stage, a *args) error {
+	nodes := []*actor{s.nodes["P"], s.nodes["S"]}
+	if a.more() && s.nodes[a.words[0]] != nil {
+		nodes = []*actor{s.node(a)}
+	}
+	for _, w := range a.rest() {
+		name, value, _ := strings.Cut(w, "=")
+		set := settings[name]
+		if set == nil {
+			return fmt.Errorf("there is no setting %q", name)
+		}
+		for _, n := range nodes {
+			if err := set(&n.cfg.Volumes[0], &n.cfg.Peers[0], value); err != nil {
+				return fmt.Errorf("%s: %w", w, err)
+			}
+		}
+	}
+	return nil
+}
+
+// settings are DRBD's options.
+var settings = map[string]func(v *replica.VolumeConfig, p *replica.PeerConfig, value string) error{
+	"protocol": func(_ *replica.VolumeConfig, p *replica.PeerConfig, s string) error {
+		p.Protocol = map[string]protocol.ReplicationProtocol{"A": protocol.A, "B": protocol.B, "C": protocol.C}[s]
+		return nil
+	},
+	"version": func(_ *replica.VolumeConfig, p *replica.PeerConfig, s string) error {
+		n, err := number(s)
+		p.MaxVersion = protocol.Version(n)
+		return err
+	},
+	"resync-rate": func(v *replica.VolumeConfig, _ *replica.PeerConfig, s string) (err error) {
+		v.Resync.Rate, err = number(s)
+		return err
+	},
+	"c-max-rate": func(v *replica.VolumeConfig, _ *replica.PeerConfig, s string) (err error) {
+		v.Resync.Rate, v.Resync.PlanAhead = 0, 0
+		v.Resync.MaxRate, err = number(s)
+		return err
+	},
+	"c-min-rate": func(v *replica.VolumeConfig, _ *replica.PeerConfig, s string) (err error) {
+		v.Resync.MinRate, err = number(s)
+		return err
+	},
+	"al-extents": func(v *replica.VolumeConfig, _ *replica.PeerConfig, s string) error {
+		n, err := number(s)
+		v.ALExtents = int(n)
+		return err
+	},
+	"on-io-error": func(v *replica.VolumeConfig, _ *replica.PeerConfig, s string) error {
+		for o := replica.Detach; o <= replica.CallLocalIOError; o++ {
+			if o.String() == s {
+				v.OnIOError = o
+				return nil
+			}
+		}
+		return errors.New("no such policy")
+	},
+	"ping-int": func(_ *replica.VolumeConfig, p *replica.PeerConfig, s string) (err error) {
+		p.PingInterval, err = time.ParseDuration(s)
+		return err
+	},
+	"timeout": func(_ *replica.VolumeConfig, p *replica.PeerConfig, s string) (err error) {
+		p.Timeout, err = time.ParseDuration(s)
+		return err
+	},
+	"after-sb-0pri": func(_ *replica.VolumeConfig, p *replica.PeerConfig, s string) (err error) {
+		p.AfterSB0Pri, err = splitPolicy(s)
+		return err
+	},
+	"after-sb-1pri": func(_ *replica.VolumeConfig, p *replica.PeerConfig, s string) (err error) {
+		p.AfterSB1Pri, err = splitPolicy(s)
+		return err
+	},
+	"after-sb-2pri": func(_ *replica.VolumeConfig, p *replica.PeerConfig, s string) (err error) {
+		p.AfterSB2Pri, err = splitPolicy(s)
+		return err
+	},
+}
+
+func splitPolicy(name string) (protocol.Policy, error) {
+	for p := range protocol.Policy(32) {
+		if p.String() == name {
+			return p, nil
+		}
+	}
+	return 0, errors.New("no such policy")
+}
+
+// verbCrash: crash NODE [power]. The node ends without a word; with power what its disk
+// had not flushed may be lost.
+func verbCrash(s *stage, a *args) error {
+	n := s.node(a)
+	if n.res == nil {
+		return fmt.Errorf("%s is down", n.name)
+	}
+	remove := n.disk.Inject(blockdev.Fault{Err: blockdev.ErrPowerLost})
+	s.net.Cut("P", "S")
+	gone, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := n.res.Shutdown(gone); errors.Is(err, replica.ErrHung) {
+		return err
+	}
+	n.record.Wait()
+	n.res = nil
+	remove()
+	s.allow["BrokenPipe"], s.allow["NetworkFailure"] = true, true
+	s.net.Heal("P", "S")
+	return nil
+}
+
+func verbConnect(s *stage, a *args) error {
+	n := s.node(a)
+	var opts []replica.ConnectOption
+	if a.flag("discard-my-data") {
+		opts = append(opts, replica.DiscardMyData())
+	}
+	if a.flag("tentative") {
+		opts = append(opts, replica.Tentative())
+	}
+	return n.res.Connect(s.ctx, opts...)
+}
+
+func verbDisconnect(s *stage, a *args) error {
+	n := s.node(a)
+	if a.flag("force") {
+		return n.res.Disconnect(s.ctx, replica.Force())
+	}
+	return n.res.Disconnect(s.ctx)
+}
+
+func verbPromote(s *stage, a *args) error {
+	n := s.node(a)
+	if a.flag("force") {
+		return n.res.Promote(s.ctx, replica.Force())
+	}
+	return n.res.Promote(s.ctx)
+}
+
+// pattern is the data of a write: its sectors differ from those of any other.
+func pattern(seed, off, n int64) []byte {
+	b := make([]byte, n)
+	rng := rand.New(rand.NewPCG(uint64(seed), uint64(off)))
+	for i := 0; i < len(b); i += 8 {
+		v := rng.Uint64()
+		for j := range min(8, len(b)-i) {
+			b[i+j] = byte(v >> (8 * j))
+		}
+	}
+	return b
+}
+
+// verbWrite: write NODE OFFSET LENGTH [SEED] [fua].
+func verbWrite(s *stage, a *args) error {
+	n := s.node(a)
+	off, length := a.number(), a.number()
+	fua := a.flag("fua")
+	data := pattern(a.numberOr(int64(len(s.trace))), off, length)
+	if a.err != nil {
+		return a.err
+	}
+	var err error
+	if fua {
+		_, err = n.vol().WriteFUA(s.ctx, data, off)
+	} else {
+		_, err = n.vol().WriteAtContext(s.ctx, data, off)
+	}
+	if err == nil {
+		copy(s.model[off:], data)
+	}
+	return err
+}
+
+// verbWrites: writes NODE COUNT LENGTH STRIDE [OFFSET]. COUNT writes at once, STRIDE apart.
+func verbWrites(s *stage, a *args) error {
+	n := s.node(a)
+	count, length, stride, from := a.number(), a.number(), a.number(), a.numberOr(0)
+	if a.err != nil {
+		return a.err
+	}
+	errs := make([]error, count)
+	var wg sync.WaitGroup
+	for i := range count {
+		off := from + i*stride
+		data := pattern(int64(len(s.trace)), off, length)
+		copy(s.model[off:], data)
+		wg.Go(func() { _, errs[i] = n.vol().WriteAtContext(s.ctx, data, off) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+func verbZero(s *stage, a *args) error {
+	n := s.node(a)
+	off, length := a.number(), a.number()
+	var opts []replica.ZeroOption
+	if a.flag("unmap") {
+		opts = append(opts, replica.MayUnmap())
+	}
+	if a.err != nil {
+		return a.err
+	}
+	clear(s.model[off : off+length])
+	return n.vol().WriteZeroes(s.ctx, off, length, opts...)
+}
+
+// verbDiscard: discard NODE OFFSET LENGTH. Memory disks read zeroes then.
+func verbDiscard(s *stage, a *args) error {
+	n := s.node(a)
+	off, length := a.number(), a.number()
+	if a.err != nil {
+		return a.err
+	}
+	clear(s.model[off : off+length])
+	return n.vol().Discard(s.ctx, off, length)
+}
+
+// verbRead: read NODE OFFSET LENGTH. Compares with what was written.
+func verbRead(s *stage, a *args) error {
+	n := s.node(a)
+	off, length := a.number(), a.number()
+	if a.err != nil {
+		return a.err
+	}
+	b := make([]byte, length)
+	if _, err := n.vol().ReadAtContext(s.ctx, b, off); err != nil {
+		return err
+	}
+	if !bytes.Equal(b, s.model[off:off+length]) {
+		return errors.New("it is not what was written")
+	}
+	return nil
+}
+
+// writer writes in the background.
+type writer struct {
+	halt atomic.Bool
+	wg   sync.WaitGroup
+	err  error
+	n    int
+}
+
+// verbWriter: writer NODE FROM TO LENGTH PAUSE. Writes there at random until stop.
+func verbWriter(s *stage, a *args) error {
+	n := s.node(a)
+	from, to, length, pause := a.number(), a.number(), a.number(), a.duration()
+	if a.err != nil {
+		return a.err
+	}
+	if n.writer != nil {
+		return errors.New("it writes already")
+	}
+	w := &writer{}
+	n.writer = w
+	vol := n.vol()
+	rng := rand.New(rand.NewPCG(uint64(len(s.trace)), 0))
+	w.wg.Go(func() {
+		for !w.halt.Load() && w.err == nil {
+			off := from + rng.Int64N((to-from-length)/512+1)*512
+			data := pattern(rng.Int64(), off, length)
+			copy(s.model[off:], data) // nobody else looks before stop
+			_, w.err = vol.WriteAtContext(s.ctx, data, off)
+			w.n++
+			time.Sleep(pause)
+		}
+	})
+	return nil
+}
+
+// verbStop: stop NODE. Ends the writer, which must have written, without an error.
+func verbStop(s *stage, a *args) error {
+	n := s.node(a)
+	w := n.writer
+	if w == nil {
+		return errors.New("it does not write")
+	}
+	n.writer = nil
+	w.halt.Store(true)
+	w.wg.Wait()
+	if w.err == nil && w.n == 0 {
+		return errors.New("it has written nothing")
+	}
+	return w.err
+}
+
+// verbBehind: behind NODE OFFSET LENGTH. Changes the disk of a node behind its back.
+func verbBehind(s *stage, a *args) error {
+	n := s.node(a)
+	off, length := a.number(), a.number()
+	if a.err != nil {
+		return a.err
+	}
+	_, err := n.mem.WriteAt(pattern(-1, off, length), off)
+	return err
+}
+
+func verbWait(s *stage, a *args) error {
+	n := s.node(a)
+	conditions := a.rest()
+	return n.until(s.ctx, func() (bool, error) { return n.holds(conditions) })
+}
+
+func verbIs(s *stage, a *args) error {
+	n := s.node(a)
+	ok, err := n.holds(a.rest())
+	if err == nil && !ok {
+		err = fmt.Errorf("it is\n%v", n.res.Status())
+	}
+	return err
+}
+
+// verbFails: fails "part_of_the_error" COMMAND... Underscores stand for spaces.
+func verbFails(s *stage, a *args) error {
+	text := strings.ReplaceAll(strings.Trim(a.next(), `"`), "_", " ")
+	err := s.do(a.rest())
+	switch {
+	case err == nil:
+		return errors.New("it did not fail")
+	case !strings.Contains(err.Error(), text):
+		return fmt.Errorf("it failed with another error: %w", err)
+	}
+	return nil
+}
+
+// verbMark: mark. From here on path, not, resync and travelled count.
+func verbMark(s *stage, _ *args) error {
+	for _, n := range s.nodes {
+		n.mu.Lock()
+		n.mark = len(n.events)
+		n.mu.Unlock()
+		n.bytes = s.net.Path(n.name, other(n.name)).Bytes()
+	}
+	return nil
+}
+
+// verbPath: path NODE FIELD VALUE... The field went through these values in this order.
+func verbPath(s *stage, a *args) error {
+	n, field := s.node(a), a.next()
+	want := a.rest()
+	if fields[field] == nil {
+		return fmt.Errorf("there is no field %q", field)
+	}
+	var have []string
+	for range 1000 { // the last of them may be under way
+		if have = n.passed(fields[field]); subsequence(want, have) {
+			return nil
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return fmt.Errorf("it went through %v", have)
+}
+
+// verbNot: not NODE FIELD VALUE... The field had none of these values.
+func verbNot(s *stage, a *args) error {
+	n, field := s.node(a), a.next()
+	if fields[field] == nil {
+		return fmt.Errorf("there is no field %q", field)
+	}
+	have := n.passed(fields[field])
+	for _, bad := range a.rest() {
+		if subsequence([]string{bad}, have) {
+			return fmt.Errorf("it went through %v", have)
+		}
+	}
+	return nil
+}
+
+// verbResync: resync NODE BYTES|none. Exactly one resync began since the mark, of so much.
+func verbResync(s *stage, a *args) error {
+	n := s.node(a)
+	var began []int64
+	n.mu.Lock()
+	for _, ev := range n.events[n.mark:] {
+		if ev.Kind == replica.EventResyncStart {
+			began = append(began, int64(ev.Blocks)*4096)
+		}
+	}
+	n.mu.Unlock()
+	if a.flag("none") {
+		if len(began) != 0 {
+			return fmt.Errorf("resyncs of %d bytes", began)
+		}
+		return nil
+	}
+	if want := a.number(); a.err == nil && (len(began) != 1 || began[0] != want) {
+		return fmt.Errorf("resyncs of %d bytes", began)
+	}
+	return a.err
+}
+
+// verbTravelled: travelled NODE MOST. The node sent at most so much since the mark.
+func verbTravelled(s *stage, a *args) error {
+	n := s.node(a)
+	most := a.number()
+	if sent := s.net.Path(n.name, other(n.name)).Bytes() - n.bytes; a.err == nil && sent > most {
+		return fmt.Errorf("it sent %d bytes", sent)
+	}
+	return a.err
+}
+
+// verbForget: forget NODE. What counts is what this node's disk holds, as after the
+// other one's changes were discarded.
+func verbForget(s *stage, a *args) error {
+	b, err := s.node(a).content()
+	if err == nil {
+		s.model = b
+	}
+	return err
+}
+
+func verbDelay(s *stage, a *args) error {
+	d := a.duration()
+	s.net.Path("P", "S").SetDelay(d)
+	s.net.Path("S", "P").SetDelay(d)
+	return nil
+}
+
+func verbBandwidth(s *stage, a *args) error {
+	n := a.number()
+	s.net.Path("P", "S").SetBandwidth(n)
+	s.net.Path("S", "P").SetBandwidth(n)
+	return nil
+}
+
+// verbHold: hold NODE COMMAND... Packets of these commands are kept from this node.
+func verbHold(s *stage, a *args) error {
+	n := s.node(a)
+	for _, name := range a.rest() {
+		found := false
+		for c := range protocol.Command(0x100) {
+			if c.String() == name {
+				n.hold.Hold(c)
+				found = true
+			}
+		}
+		if !found {
+			return fmt.Errorf("there is no packet %q", name)
+		}
+	}
+	return nil
+}
+
+func verbRelease(s *stage, a *args) error { s.node(a).hold.Release(); return nil }
+
+// verbFault: fault NODE read|write|flush [data|meta|OFFSET LENGTH] [TIMES]. Requests of the disk fail.
+func verbFault(s *stage, a *args) error { return s.inject(a, blockdev.Fault{}) }
+
+// verbFreeze: freeze NODE read|write|flush ... Requests hang until mend.
+func verbFreeze(s *stage, a *args) error { return s.inject(a, blockdev.Fault{Hang: true}) }
+
+func (s *stage) inject(a *args, f blockdev.Fault) error {
+	n := s.node(a)
+	for a.more() {
+		switch w := a.next(); w {
+		case "read":
+			f.Kinds = append(f.Kinds, blockdev.OpRead)
+		case "write":
+			f.Kinds = append(f.Kinds, blockdev.OpWrite)
+		case "flush":
+			f.Kinds = append(f.Kinds, blockdev.OpFlush)
+		case "data":
+			f.Len = int64(len(s.model))
+		case "meta":
+			f.Off = int64(len(s.model))
+			f.Len = n.disk.Size() - f.Off
+		case "at":
+			f.Off, f.Len = a.number(), a.number()
+		case "once":
+			f.Times = 1
+		default:
+			return fmt.Errorf("%q is no part of a fault", w)
+		}
+	}
+	n.faults = append(n.faults, n.disk.Inject(f))
+	return a.err
+}
+
+// verbMend: mend NODE. Ends all faults of its disk.
+func verbMend(s *stage, a *args) error {
+	n := s.node(a)
+	for _, f := range n.faults {
+		f()
+	}
+	n.faults = nil
+	return nil
+}
+
+// verbSlow: slow NODE DURATION. Each read and write of its disk takes so long.
+func verbSlow(s *stage, a *args) error {
+	n := s.node(a)
+	d := a.duration()
+	n.slow.mu.Lock()
+	n.slow.delay = d
+	n.slow.mu.Unlock()
+	return nil
+}
