@@ -29,7 +29,7 @@ var mayImport = map[string][]string{
 	"metadata":                {"activitylog", "bitmap"},
 	"protocol":                {"activitylog", "bitmap", "metadata"},
 	"transport":               {"protocol"},
-	"transport/transporttest": {"transport"},
+	"transport/transporttest": {"protocol", "transport"},
 	"replica/blockdev":        {},
 	"replica/drbdconf":        {"metadata", "protocol", "replica"},
 	"replica/internal/core":   {"activitylog", "bitmap", "metadata", "protocol"},
