@@ -6,6 +6,7 @@
 //
 //	storageserver [FLAGS]                run the daemon
 //	storageserver create-md FILE...      write fresh metadata to disks
+//	storageserver gen-certs NAME...      make certificates for trying TLS
 package main
 
 import (
@@ -32,6 +33,8 @@ func run(args []string) error {
 		switch args[0] {
 		case "create-md":
 			return daemon.CreateMD(args[1:], os.Stdout)
+		case "gen-certs":
+			return daemon.GenCerts(args[1:], os.Stdout)
 		}
 	}
 	var cfg daemon.Config
@@ -43,6 +46,8 @@ func run(args []string) error {
 	f.StringVar(&cfg.Cert, "tls-cert", "", "PEM `FILE` with this node's certificate; turns on TLS between the nodes and for NBD")
 	f.StringVar(&cfg.Key, "tls-key", "", "PEM `FILE` with its key")
 	f.StringVar(&cfg.CA, "tls-ca", "", "PEM `FILE` with the authorities that sign the nodes' and clients' certificates")
+	f.StringVar(&cfg.NBD, "nbd", daemon.DefaultNBD, "`ADDRESS` at which the volumes are exported, or \"off\"")
+	f.StringVar(&cfg.NBDSocket, "nbd-socket", "", "`PATH` of a unix socket that exports the volumes too, without TLS")
 	f.StringVar(&cfg.Web, "web", daemon.DefaultWeb, "`ADDRESS` of the web page, /metrics, /healthz and /readyz, or \"off\"")
 	f.StringVar(&cfg.WebCert, "web-cert", "", "PEM `FILE` with a certificate: the page is HTTPS")
 	f.StringVar(&cfg.WebKey, "web-key", "", "PEM `FILE` with its key")

@@ -27,6 +27,7 @@ type Client struct{ http *http.Client }
 // first request.
 func NewClient(socket string) *Client {
 	return &Client{&http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true, // one request a process
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 		},

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"os"
@@ -29,27 +30,27 @@ type Answer struct {
 	Output string `json:"output,omitempty"`
 }
 
-// Listen opens the control socket, which only this user can connect to. A socket that
+// Listen opens a unix socket, which only this user can connect to. A socket that
 // a daemon left behind when it was killed is taken over; one that is answered is not.
 func Listen(path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, fmt.Errorf("control socket: %w", err)
+		return nil, fmt.Errorf("socket: %w", err)
 	}
 	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
 		_ = c.Close()
-		return nil, fmt.Errorf("control socket %s: another daemon answers there", path)
+		return nil, fmt.Errorf("socket %s: another daemon answers there", path)
 	}
 	if info, err := os.Lstat(path); err == nil && info.Mode()&os.ModeSocket != 0 {
 		if err := os.Remove(path); err != nil {
-			return nil, fmt.Errorf("control socket: %w", err)
+			return nil, fmt.Errorf("socket: %w", err)
 		}
 	}
 	l, err := net.Listen("unix", path)
 	if err != nil {
-		return nil, fmt.Errorf("control socket: %w", err)
+		return nil, fmt.Errorf("socket: %w", err)
 	}
 	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(fmt.Errorf("control socket: %w", err), l.Close())
+		return nil, errors.Join(fmt.Errorf("socket: %w", err), l.Close())
 	}
 	return l, nil
 }
@@ -178,6 +179,7 @@ func Serve(ctx context.Context, l net.Listener, n *node.Node) error {
 func ServeHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
 	srv := &http.Server{
 		Handler: h, ReadHeaderTimeout: 10 * time.Second,
+		ErrorLog:    log.New(io.Discard, "", 0), // what clients do wrong
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
 	done := make(chan error, 1)

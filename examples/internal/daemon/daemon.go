@@ -6,6 +6,7 @@ package daemon
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -31,6 +32,11 @@ type Config struct {
 	// empty for plain TCP.
 	Cert, Key, CA string
 
+	// NBD is the address at which the volumes are exported, default DefaultNBD, and
+	// NBDSocket the path of a unix socket for the same. With Cert, clients on the
+	// network need a certificate of CA; those of the socket need none.
+	NBD, NBDSocket string
+
 	// Web is the address of the page, the metrics and the health checks, default
 	// DefaultWeb. WebCert and WebKey make it HTTPS, and WebCA demands a certificate of
 	// those authorities from every client.
@@ -42,6 +48,7 @@ type Config struct {
 
 // Default addresses: nobody from elsewhere can reach them.
 const (
+	DefaultNBD = "127.0.0.1:10809"
 	DefaultWeb = "127.0.0.1:7780"
 	Off        = "off"
 )
@@ -71,7 +78,7 @@ func Run(ctx context.Context, cfg Config, ready func(Addresses)) (err error) {
 		Name: cfg.Node, AutoPromote: cfg.AutoPromote, Logger: log,
 		Network: node.NetworkConfig{TLS: tlsConfig, Shared: cfg.Shared},
 	})
-	d := &running{cfg: cfg, node: n, log: log, notReady: errors.New("the configuration is being brought up")}
+	d := &running{tls: tlsConfig, cfg: cfg, node: n, log: log, notReady: errors.New("the configuration is being brought up")}
 	d.ctx, d.stop = context.WithCancel(ctx)
 	defer func() {
 		d.stop()
@@ -93,10 +100,13 @@ func Run(ctx context.Context, cfg Config, ready func(Addresses)) (err error) {
 }
 
 // Addresses are where a daemon listens, with the ports that it was given.
-type Addresses struct{ Control, Web string }
+type Addresses struct{ Control, NBD, Web string }
 
 func (d *running) addresses() Addresses {
 	a := Addresses{Control: cmp.Or(d.cfg.Socket, control.DefaultSocket)}
+	if d.nbd != nil {
+		a.NBD = d.nbd.String()
+	}
 	if d.web != nil {
 		a.Web = d.web.String()
 	}
@@ -106,7 +116,7 @@ func (d *running) addresses() Addresses {
 // inService is the moment from which /readyz says yes.
 func (d *running) inService() {
 	a := d.addresses()
-	d.log.Info("in service", "control", a.Control, "web", a.Web)
+	d.log.Info("in service", "control", a.Control, "nbd", a.NBD, "web", a.Web)
 	d.mu.Lock()
 	d.notReady = nil
 	d.mu.Unlock()
@@ -128,7 +138,8 @@ type running struct {
 	stop  context.CancelFunc
 	parts sync.WaitGroup
 
-	web      net.Addr // nil if off
+	tls      *tls.Config
+	nbd, web net.Addr // nil if off
 	mu       sync.Mutex
 	err      error // of parts that failed
 	notReady error
@@ -141,7 +152,7 @@ func (d *running) start() error {
 		return err
 	}
 	d.part("control", func() error { return control.Serve(d.ctx, l, d.node) })
-	return d.startWeb()
+	return errors.Join(d.startNBD(), d.startWeb())
 }
 
 // part runs one part of the daemon; its failure ends all.

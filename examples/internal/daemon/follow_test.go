@@ -8,6 +8,7 @@ import (
 	"context"
 	"io"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -20,6 +21,7 @@ type follower struct {
 	l     *lab
 	lines chan string
 	seen  []string
+	stop  func()
 }
 
 func (l *lab) follow(d *instance, line ...string) *follower {
@@ -38,11 +40,12 @@ func (l *lab) follow(d *instance, line ...string) *follower {
 			f.lines <- s.Text()
 		}
 	}()
-	l.t.Cleanup(func() {
+	f.stop = sync.OnceFunc(func() {
 		cancel()
 		_ = r.Close()
 		<-done
 	})
+	l.t.Cleanup(f.stop)
 	return f
 }
 
@@ -71,6 +74,7 @@ func (f *follower) until(prefix string) {
 func (d *instance) waitFor(line, want string) {
 	d.l.t.Helper()
 	f := d.l.follow(d, "events2")
+	defer f.stop()
 	limit := time.After(30 * time.Second)
 	for {
 		_, out, _ := d.setup(line)
@@ -82,6 +86,24 @@ func (d *instance) waitFor(line, want string) {
 			require.True(d.l.t, ok, "the daemon has ended")
 		case <-limit:
 			d.l.t.Fatalf("%s: %q, want %q", line, out, want)
+		}
+	}
+}
+
+// logged waits until the daemon has written a line with text in it to its log.
+func (d *instance) logged(text string) {
+	d.l.t.Helper()
+	deadline := time.NewTimer(30 * time.Second)
+	defer deadline.Stop()
+	for {
+		written := d.log.next()
+		if strings.Contains(d.log.String(), text) {
+			return
+		}
+		select {
+		case <-written:
+		case <-deadline.C:
+			d.l.t.Fatalf("never logged: %s", text)
 		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -66,7 +67,7 @@ type instance struct {
 func (l *lab) start(name string, change func(*Config)) *instance {
 	l.t.Helper()
 	d := &instance{l: l, socket: l.path(name + ".sock"), done: make(chan error, 1), log: &syncBuffer{}}
-	cfg := Config{Web: "127.0.0.1:0", Node: name, Socket: d.socket, Log: d.log, LogLevel: slog.LevelInfo}
+	cfg := Config{Web: "127.0.0.1:0", NBD: "127.0.0.1:0", Node: name, Socket: d.socket, Log: d.log, LogLevel: slog.LevelInfo}
 	if change != nil {
 		change(&cfg)
 	}
@@ -141,13 +142,21 @@ func (l *lab) disk(name string, size int64) string {
 	return p
 }
 
+// nextPort is where the search for free ports goes on: below those that the system
+// gives to whoever asks for any.
+var nextPort atomic.Int32
+
 // ports returns free ports.
 func (l *lab) ports(n int) (out []string) {
-	for range n {
-		s, err := net.Listen("tcp", "127.0.0.1:0")
-		require.NoError(l.t, err)
-		defer s.Close()
-		out = append(out, s.Addr().String())
+	nextPort.CompareAndSwap(0, 10000+int32(os.Getpid())%20000)
+	for len(out) < n {
+		addr := fmt.Sprintf("127.0.0.1:%d", 10000+nextPort.Add(1)%22000)
+		s, err := net.Listen("tcp", addr)
+		if err != nil {
+			continue
+		}
+		require.NoError(l.t, s.Close())
+		out = append(out, addr)
 	}
 	return out
 }
@@ -185,13 +194,18 @@ func (d *instance) inSync() {
 
 // syncBuffer is a log that can be read while it is written.
 type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
+	mu   sync.Mutex
+	b    bytes.Buffer
+	wake chan struct{} // closed by the next Write
 }
 
 func (s *syncBuffer) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.wake != nil {
+		close(s.wake)
+		s.wake = nil
+	}
 	return s.b.Write(p)
 }
 
@@ -199,4 +213,14 @@ func (s *syncBuffer) String() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.b.String()
+}
+
+// next returns what is closed by the next Write.
+func (s *syncBuffer) next() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.wake == nil {
+		s.wake = make(chan struct{})
+	}
+	return s.wake
 }

@@ -103,7 +103,7 @@ func (r *Resource) attachNow(ctx context.Context, res *replica.Resource, v *Volu
 	if err != nil {
 		return errors.Join(translate(err), v.closeBacking())
 	}
-	r.node.hub.notify()
+	r.node.hub.notify(r.name)
 	return nil
 }
 

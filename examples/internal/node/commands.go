@@ -193,7 +193,7 @@ func (r *Resource) change(_ context.Context, t optionTable, to *Options, o Optio
 	r.mu.Lock()
 	*to = merged
 	r.mu.Unlock()
-	r.node.hub.notify()
+	r.node.hub.notify(r.name)
 	return nil
 }
 
@@ -254,12 +254,12 @@ func (o WaitOptions) limit(v *Volume, st replica.VolumeStatus) time.Duration {
 // resynchronising nor about to (wait-connect, wait-sync). It returns at once for a
 // StandAlone node. Errors: *Error with exit code 5 after the time limit.
 func (n *Node) Wait(ctx context.Context, minor string, sync bool, o WaitOptions) error {
-	w := n.Watch()
-	defer w.Close()
 	v, err := n.Volume(minor)
 	if err != nil {
 		return err
 	}
+	w := n.WatchResource(v.r.name)
+	defer w.Close()
 	st, _ := v.Status()
 	if limit := o.limit(v, st); limit > 0 {
 		var cancel context.CancelFunc

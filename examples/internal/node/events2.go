@@ -64,24 +64,31 @@ func (s *Status) objects() []object {
 type events2 struct {
 	w     io.Writer
 	opt   Events2Options
-	known map[string]object
-	order []string
+	known map[string][]object // by resource, as written last
 }
 
 // Events2 writes the node's objects and then their changes, as drbdsetup events2, until
 // ctx ends (spec: behaviour 9.5). A change that is undone before it could be written is
 // not written.
 func (n *Node) Events2(ctx context.Context, w io.Writer, opt Events2Options) error {
-	watch := n.Watch()
+	if opt.Resource == "all" {
+		opt.Resource = ""
+	}
+	watch := n.WatchResource(opt.Resource)
 	defer watch.Close()
-	e := &events2{w: w, opt: opt, known: map[string]object{}}
-	if opt.Resource != "" && opt.Resource != "all" {
+	e := &events2{w: w, opt: opt, known: map[string][]object{}}
+	if opt.Resource != "" {
 		if _, err := n.Resource(opt.Resource); err != nil {
 			return err
 		}
 	}
-	if err := e.update(n, "exists"); err != nil {
-		return err
+	for _, r := range n.Resources() {
+		if opt.Resource != "" && opt.Resource != r.name {
+			continue
+		}
+		if err := e.update(n, r.name, "exists"); err != nil {
+			return err
+		}
 	}
 	if err := e.line("exists -"); err != nil || opt.Now {
 		return err
@@ -92,52 +99,58 @@ func (n *Node) Events2(ctx context.Context, w io.Writer, opt Events2Options) err
 				return err
 			}
 		}
-		if err := e.update(n, "create"); err != nil {
-			return err
+		changed := watch.Changed()
+		slices.Sort(changed)
+		for _, name := range changed {
+			if err := e.update(n, name, "create"); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-func (e *events2) wants(resource string) bool {
-	return e.opt.Resource == "" || e.opt.Resource == "all" || e.opt.Resource == resource
-}
-
-// update writes what is new, what has changed and what is gone.
-func (e *events2) update(n *Node, verb string) error {
-	seen := map[string]bool{}
-	var order []string
-	for _, r := range n.Resources() {
-		if !e.wants(r.name) {
+// update writes what is new of a resource, what has changed and what is gone.
+func (e *events2) update(n *Node, name, verb string) error {
+	var now []object
+	if r, err := n.Resource(name); err == nil {
+		st := r.Status()
+		now = st.objects()
+	}
+	old := e.known[name]
+	for _, o := range now {
+		if err := e.tell(verb, old, o); err != nil {
+			return err
+		}
+	}
+	for _, o := range slices.Backward(old) {
+		if find(now, o.key()) != nil {
 			continue
 		}
-		st := r.Status()
-		for _, o := range st.objects() {
-			key := o.key()
-			seen[key] = true
-			order = append(order, key)
-			if err := e.tell(verb, o); err != nil {
-				return err
-			}
+		if err := e.line("destroy " + o.key()); err != nil {
+			return err
 		}
 	}
-	for _, key := range slices.Backward(e.order) {
-		if !seen[key] {
-			delete(e.known, key)
-			if err := e.line("destroy " + key); err != nil {
-				return err
-			}
+	e.known[name] = now
+	if len(now) == 0 {
+		delete(e.known, name)
+	}
+	return nil
+}
+
+func find(list []object, key string) *object {
+	for i := range list {
+		if list[i].key() == key {
+			return &list[i]
 		}
 	}
-	e.order = order
 	return nil
 }
 
 // tell writes one object if there is something to say about it.
-func (e *events2) tell(verb string, o object) error {
-	old, known := e.known[o.key()]
+func (e *events2) tell(verb string, before []object, o object) error {
 	say := o.state
-	if known {
+	if old := find(before, o.key()); old != nil {
 		verb, say = "change", nil
 		for i, kv := range o.state {
 			if old.state[i] != kv {
@@ -148,7 +161,6 @@ func (e *events2) tell(verb string, o object) error {
 			return nil
 		}
 	}
-	e.known[o.key()] = o
 	if e.opt.Statistics {
 		say = append(slices.Clone(say), o.stats...)
 	}
@@ -156,9 +168,6 @@ func (e *events2) tell(verb string, o object) error {
 }
 
 func (e *events2) helper(h HelperCall) error {
-	if !e.wants(h.Resource) {
-		return nil
-	}
 	var b strings.Builder
 	b.WriteString("call helper name:" + h.Resource)
 	if h.Done {

@@ -8,8 +8,9 @@ import (
 	"sync"
 )
 
-// hub wakes those who watch the node. What has changed they find out themselves: a
-// slow reader misses steps in between, and never what they led to.
+// hub wakes those who watch the node, and tells which resources to look at. What has
+// changed there they find out themselves: a slow reader misses steps in between, and
+// never what they led to.
 type hub struct {
 	mu     sync.Mutex
 	subs   map[*Watch]struct{}
@@ -20,7 +21,9 @@ type hub struct {
 type Watch struct {
 	h       *hub
 	wake    chan struct{}
+	only    string // the resource to be woken for; empty for all
 	mu      sync.Mutex
+	changed map[string]struct{}
 	helpers []HelperCall
 }
 
@@ -35,9 +38,13 @@ type HelperCall struct {
 	Status   int // exit code, if Done
 }
 
-// Watch begins to watch. It must be ended with Close.
-func (n *Node) Watch() *Watch {
-	w := &Watch{h: &n.hub, wake: make(chan struct{}, 1)}
+// Watch begins to watch all resources. It must be ended with Close.
+func (n *Node) Watch() *Watch { return n.WatchResource("") }
+
+// WatchResource begins to watch one resource, or all if name is "". It must be ended
+// with Close.
+func (n *Node) WatchResource(name string) *Watch {
+	w := &Watch{h: &n.hub, wake: make(chan struct{}, 1), only: name, changed: map[string]struct{}{}}
 	n.hub.mu.Lock()
 	defer n.hub.mu.Unlock()
 	if n.hub.subs == nil {
@@ -71,6 +78,19 @@ func (w *Watch) Wait(ctx context.Context) bool {
 // C is readable when something has changed, and closed when the node is.
 func (w *Watch) C() <-chan struct{} { return w.wake }
 
+// Changed returns the names of the resources that may have changed since the last time,
+// in no order.
+func (w *Watch) Changed() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	out := make([]string, 0, len(w.changed))
+	for name := range w.changed {
+		out = append(out, name)
+	}
+	clear(w.changed)
+	return out
+}
+
 // Helpers returns the handler calls since the last time, at most 64.
 func (w *Watch) Helpers() []HelperCall {
 	w.mu.Lock()
@@ -80,19 +100,22 @@ func (w *Watch) Helpers() []HelperCall {
 	return out
 }
 
-func (h *hub) notify() { h.publish(nil) }
+// notify tells that a resource may have changed.
+func (h *hub) notify(resource string) { h.publish(resource, nil) }
 
-func (h *hub) publish(call *HelperCall) {
+func (h *hub) publish(resource string, call *HelperCall) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for w := range h.subs {
-		if call != nil {
-			w.mu.Lock()
-			if len(w.helpers) < 64 {
-				w.helpers = append(w.helpers, *call)
-			}
-			w.mu.Unlock()
+		if w.only != "" && w.only != resource {
+			continue
 		}
+		w.mu.Lock()
+		w.changed[resource] = struct{}{}
+		if call != nil && len(w.helpers) < 64 {
+			w.helpers = append(w.helpers, *call)
+		}
+		w.mu.Unlock()
 		select {
 		case w.wake <- struct{}{}:
 		default:

@@ -157,7 +157,7 @@ func (n *Node) NewResource(name string, o Options) error {
 		return failure(CodeInvalid, "resource %s exists", name)
 	}
 	n.resources[name] = &Resource{node: n, name: name, options: opts, volumes: map[uint16]*Volume{}, link: &link{}}
-	n.hub.notify()
+	n.hub.notify(name)
 	return nil
 }
 
@@ -176,7 +176,7 @@ func (n *Node) DelResource(ctx context.Context, name string) error {
 	n.mu.Lock()
 	delete(n.resources, name)
 	n.mu.Unlock()
-	n.hub.notify()
+	n.hub.notify(name)
 	return nil
 }
 
@@ -209,7 +209,7 @@ func (n *Node) NewMinor(name, minor, volume string) error {
 	v := &Volume{r: r, id: uint16(id), minor: m}
 	v.dev = &Device{v: v}
 	n.minors[m], r.volumes[v.id] = v, v
-	n.hub.notify()
+	n.hub.notify(name)
 	return nil
 }
 
@@ -244,7 +244,7 @@ func (r *Resource) remove(ctx context.Context, v *Volume) error {
 	r.mu.Lock()
 	delete(r.volumes, v.id)
 	r.mu.Unlock()
-	r.node.hub.notify()
+	r.node.hub.notify(r.name)
 	return nil
 }
 

@@ -235,10 +235,10 @@ func (r *Resource) install(res *replica.Resource, print string) {
 		defer close(reader)
 		for ev := range events {
 			r.note(ev)
-			r.node.hub.notify()
+			r.node.hub.notify(r.name)
 		}
 	}()
-	r.node.hub.notify()
+	r.node.hub.notify(r.name)
 }
 
 // historyLen is how many entries Log has at most.
@@ -274,7 +274,7 @@ func (r *Resource) close(ctx context.Context) error {
 		v.dev.current.Store(nil)
 	}
 	r.mu.Unlock()
-	r.node.hub.notify()
+	r.node.hub.notify(r.name)
 	return err
 }
 
