@@ -32,6 +32,7 @@ type stage struct {
 	allow map[string]bool // states that the guard lets pass
 	model []byte          // what the volume should hold, by the writes of the script
 	vars  map[string]string
+	begun map[string]chan error // commands in the background
 	trace []string
 }
 
@@ -47,6 +48,8 @@ type actor struct {
 	record sync.WaitGroup
 	faults []func()
 	writer *writer
+
+	generation metadata.UUID // that gi remembers
 
 	mu     sync.Mutex
 	events []replica.Event
@@ -83,7 +86,7 @@ func (d *slowDisk) WriteAtFUA(p []byte, off int64) (int, error) {
 var errAgain = errors.New("not yet")
 
 func newStage(ctx context.Context) *stage {
-	s := &stage{ctx: ctx, net: transporttest.NewNetwork(1), nodes: map[string]*actor{}, allow: map[string]bool{}, vars: map[string]string{}}
+	s := &stage{ctx: ctx, net: transporttest.NewNetwork(1), nodes: map[string]*actor{}, allow: map[string]bool{}, vars: map[string]string{}, begun: map[string]chan error{}}
 	for _, name := range []string{"P", "S"} {
 		n := &actor{name: name, hold: transporttest.NewHolder(s.net.Transport(name, other(name)))}
 		n.cfg = replica.Config{

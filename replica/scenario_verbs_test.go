@@ -47,6 +47,8 @@ func init() {
 		"new-current-uuid": onVolume(func(v *replica.Volume, ctx context.Context) error { return v.NewCurrentUUID(ctx) }),
 		"write":            verbWrite, "writes": verbWrites, "zero": verbZero, "discard": verbDiscard, "read": verbRead, "writer": verbWriter, "stop": verbStop, "behind": verbBehind,
 		"wait": verbWait, "is": verbIs, "fails": verbFails, "mark": verbMark, "path": verbPath, "not": verbNot, "resync": verbResync, "travelled": verbTravelled,
+		"gi":    verbGI,
+		"begin": verbBegin, "busy": verbBusy, "finish": verbFinish,
 		"same":    func(s *stage, _ *args) error { return s.same() },
 		"forget":  verbForget,
 		"cut":     func(s *stage, _ *args) error { s.net.Cut("P", "S"); return nil },
@@ -437,6 +439,40 @@ func verbFails(s *stage, a *args) error {
 	return nil
 }
 
+// verbBegin: begin NAME COMMAND... The command runs in the background until finish.
+func verbBegin(s *stage, a *args) error {
+	name, words := a.next(), a.rest()
+	done := make(chan error, 1)
+	s.begun[name] = done
+	go func() { done <- s.do(words) }()
+	return nil
+}
+
+// verbBusy: busy NAME. The command has not ended yet.
+func verbBusy(s *stage, a *args) error {
+	name := a.next()
+	if len(s.begun[name]) > 0 {
+		return fmt.Errorf("it has ended: %v", <-s.begun[name])
+	}
+	return nil
+}
+
+// verbFinish: finish NAME. Waits for the command, which must succeed.
+func verbFinish(s *stage, a *args) error {
+	name := a.next()
+	done := s.begun[name]
+	if done == nil {
+		return fmt.Errorf("%q was not begun", name)
+	}
+	delete(s.begun, name)
+	select {
+	case err := <-done:
+		return err
+	case <-s.ctx.Done():
+		return s.ctx.Err()
+	}
+}
+
 // verbMark: mark. From here on path, not, resync and travelled count.
 func verbMark(s *stage, _ *args) error {
 	for _, n := range s.nodes {
@@ -501,6 +537,44 @@ func verbResync(s *stage, a *args) error {
 		return fmt.Errorf("resyncs of %d bytes", began)
 	}
 	return a.err
+}
+
+// verbGI: gi NODE remember | gi NODE new|same | gi NODE equal | gi NODE [no-]FLAG... The
+// data generation of the node's disk: whether it changed since it was remembered, whether
+// it is the peer's, and the flags of the metadata.
+func verbGI(s *stage, a *args) error {
+	n := s.node(a)
+	v := n.res.Status().Volumes[0]
+	for a.more() {
+		w := a.next()
+		ok := true
+		switch w {
+		case "remember":
+			n.generation = v.IDs.Current
+		case "new":
+			ok = !v.IDs.Current.Equal(n.generation)
+		case "same":
+			ok = v.IDs.Current.Equal(n.generation)
+		case "equal":
+			ok = v.IDs.Current.Equal(s.nodes[other(n.name)].res.Status().Volumes[0].IDs.Current)
+		default:
+			name, negated := strings.CutPrefix(w, "no-")
+			f, known := metadataFlags[name]
+			if !known {
+				return fmt.Errorf("there is no flag %q", w)
+			}
+			ok = (v.Flags&f != 0) != negated
+		}
+		if !ok {
+			return fmt.Errorf("%s: %v, flags %v; remembered %v", w, v.IDs, v.Flags, n.generation)
+		}
+	}
+	return nil
+}
+
+var metadataFlags = map[string]metadata.Flags{
+	"consistent": metadata.Consistent, "primary": metadata.PrimaryInd, "connected": metadata.ConnectedInd, "full-sync": metadata.FullSync,
+	"was-up-to-date": metadata.WasUpToDate, "peer-outdated": metadata.PeerOutdated, "crashed-primary": metadata.CrashedPrimary,
 }
 
 // verbTravelled: travelled NODE MOST. The node sent at most so much since the mark.
