@@ -519,24 +519,33 @@ func verbNot(s *stage, a *args) error {
 // verbResync: resync NODE BYTES|none. Exactly one resync began since the mark, of so much.
 func verbResync(s *stage, a *args) error {
 	n := s.node(a)
-	var began []int64
-	n.mu.Lock()
-	for _, ev := range n.events[n.mark:] {
-		if ev.Kind == replica.EventResyncStart {
-			began = append(began, int64(ev.Blocks)*4096)
-		}
+	none := a.flag("none")
+	want := int64(0)
+	if !none {
+		want = a.number()
 	}
-	n.mu.Unlock()
-	if a.flag("none") {
-		if len(began) != 0 {
-			return fmt.Errorf("resyncs of %d bytes", began)
+	if a.err != nil {
+		return a.err
+	}
+	var began []int64
+	for range 100 { // the event may be under way
+		began = began[:0]
+		n.mu.Lock()
+		for _, ev := range n.events[n.mark:] {
+			if ev.Kind == replica.EventResyncStart {
+				began = append(began, int64(ev.Blocks)*4096)
+			}
 		}
+		n.mu.Unlock()
+		if len(began) > 0 {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if none && len(began) == 0 || !none && len(began) == 1 && began[0] == want {
 		return nil
 	}
-	if want := a.number(); a.err == nil && (len(began) != 1 || began[0] != want) {
-		return fmt.Errorf("resyncs of %d bytes", began)
-	}
-	return a.err
+	return fmt.Errorf("resyncs of %d bytes", began)
 }
 
 // verbGI: gi NODE remember | gi NODE new|same | gi NODE equal | gi NODE [no-]FLAG... The
