@@ -164,7 +164,7 @@ func (l *lab) ports(n int) (out []string) {
 // fast are options of connect that suit two nodes on one machine.
 const fast = " --socket-check-timeout=1 --connect-int=1 --ping-timeout=20"
 
-const diskFast = " --resync-rate=100M --c-max-rate=1G --c-plan-ahead=0"
+const diskFast = " --resync-rate=100M --c-max-rate=1G --c-plan-ahead=0 --c-min-rate=0"
 
 // pair makes two daemons with one resource, connected and in sync, alpha Primary.
 func (l *lab) pair(size int64, change func(*Config)) (alpha, beta *instance) {
