@@ -164,6 +164,35 @@ func (o OnIOError) String() string {
 	return fmt.Sprintf("OnIOError(%d)", uint8(o))
 }
 
+// OnCongestion says what a Primary with protocol.A does about a congested link (spec:
+// behaviour 5.12).
+type OnCongestion uint8
+
+// The values of on-congestion.
+const (
+	// Block lets the application wait for the link.
+	Block OnCongestion = iota
+	// PullAhead writes alone and only tells the peer which blocks. The peer is
+	// Behind, and Outdated, until a resync, which begins when the link has been
+	// empty for a second, has ended.
+	PullAhead
+	// DisconnectCongested goes StandAlone: ErrCongested.
+	DisconnectCongested
+)
+
+// String returns the name used in drbd.conf.
+func (o OnCongestion) String() string {
+	switch o {
+	case Block:
+		return "block"
+	case PullAhead:
+		return "pull-ahead"
+	case DisconnectCongested:
+		return "disconnect"
+	}
+	return fmt.Sprintf("OnCongestion(%d)", uint8(o))
+}
+
 // PeerConfig describes the other node and the connection to it. Options marked
 // "both" must be equal on both nodes, else neither connects (spec: behaviour 4.2).
 type PeerConfig struct {
@@ -195,6 +224,16 @@ type PeerConfig struct {
 	// MaxBuffers bounds the memory for what the peer sends, and for what is read
 	// for the peer, in pages of 4 KiB, 32 to 131072; 0 stands for 2048 (8 MiB each).
 	MaxBuffers int
+
+	// OnCongestion says what happens when a link is too slow for protocol.A
+	// ("on-congestion"): the zero value waits for it. The link is congested when
+	// CongestionFill bytes are sent and not acknowledged ("congestion-fill", up to
+	// 10 GiB; 0 for no limit), or CongestionExtents extents of the activity log
+	// are in use ("congestion-extents", 67 to 65534; 0 stands for 1237). The size
+	// of the send buffer ("sndbuf-size") is the Transport's.
+	OnCongestion      OnCongestion
+	CongestionFill    int64
+	CongestionExtents int
 
 	// DisableRLE sends bitmaps uncompressed ("use-rle no").
 	DisableRLE bool
@@ -231,6 +270,8 @@ const (
 	defaultMaxEpochSize = 2048
 	defaultMaxBuffers   = 2048
 	defaultQueueDepth   = 64
+
+	defaultCongestionExtents = 1237
 )
 
 // Our own defaults: see ResyncConfig.
@@ -300,6 +341,9 @@ func (p *PeerConfig) validate() error {
 	if (p.CRAMAlg == "") != (p.Secret == "") {
 		return fmt.Errorf("%w: CRAMAlg and Secret go together: set both or none", ErrConfig)
 	}
+	if p.OnCongestion != Block && p.Protocol != protocol.A {
+		return fmt.Errorf("%w: OnCongestion %v needs Protocol A: with B and C a write waits for the peer anyway (155)", ErrConfig, p.OnCongestion)
+	}
 	policies := metadata.Policies{
 		AfterSB0Pri: metadata.SplitBrainPolicy(p.AfterSB0Pri), AfterSB1Pri: metadata.SplitBrainPolicy(p.AfterSB1Pri),
 		AfterSB2Pri: metadata.SplitBrainPolicy(p.AfterSB2Pri), RRConflict: p.RRConflict,
@@ -314,6 +358,9 @@ func (p *PeerConfig) validate() error {
 		inRangeOr0("PingTimeout", int64(p.PingTimeout), int64(100*time.Millisecond), int64(30*time.Second)),
 		inRangeOr0("MaxEpochSize", int64(p.MaxEpochSize), 1, 20000),
 		inRangeOr0("MaxBuffers", int64(p.MaxBuffers), 32, 131072),
+		inRange("OnCongestion", int64(p.OnCongestion), 0, int64(DisconnectCongested)),
+		inRange("CongestionFill", p.CongestionFill, 0, 10<<30),
+		inRangeOr0("CongestionExtents", int64(p.CongestionExtents), 67, 65534),
 		inRangeOr0("MaxVersion", int64(p.MaxVersion), int64(protocol.MinVersion), int64(protocol.MaxVersion)),
 	)
 }

@@ -54,7 +54,9 @@ func coreNet(p *PeerConfig) core.NetOptions {
 		UseRLE: !p.DisableRLE, IntegrityAlg: p.IntegrityAlg, CRAMAlg: p.CRAMAlg, Secret: p.Secret,
 		AllowTwoPrimary: p.AllowTwoPrimaries,
 		AfterSB0:        p.AfterSB0Pri, AfterSB1: p.AfterSB1Pri, AfterSB2: p.AfterSB2Pri,
-		RRConflict: p.RRConflict, AlwaysASBP: p.AlwaysASBP, MaxVersion: p.MaxVersion,
+		OnCongestion: core.OnCongestion(p.OnCongestion), CongestionFill: uint64(p.CongestionFill) / metadata.SectorSize,
+		CongestionExtents: or(p.CongestionExtents, defaultCongestionExtents),
+		RRConflict:        p.RRConflict, AlwaysASBP: p.AlwaysASBP, MaxVersion: p.MaxVersion,
 	}
 	return n
 }

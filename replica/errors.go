@@ -53,6 +53,8 @@ var (
 	ErrUnrelated = core.ErrUnrelated
 	// ErrIncompatible: settings or versions of the nodes do not fit together.
 	ErrIncompatible = core.ErrIncompatible
+	// ErrCongested: PeerConfig.OnCongestion made this node leave the peer.
+	ErrCongested = core.ErrCongested
 	// ErrAuthentication: the peer does not know the shared secret.
 	ErrAuthentication = core.ErrAuthentication
 	// ErrDataStale: the disk to be attached holds other data than the

@@ -70,6 +70,7 @@ func (r *request) landed() {
 	if r.flying {
 		r.flying = false
 		r.pd.inFlight--
+		r.pd.flew(uint64(r.size) / 512)
 	}
 }
 
@@ -78,6 +79,10 @@ func (r *request) landed() {
 func (r *request) bothWritten() {
 	if r.cleared && r.local == partOK {
 		r.cleared = false
+		if r.pd.conn == protocol.Ahead {
+			r.pd.keepMarks(r.sector, r.size)
+			return
+		}
 		r.pd.setInSync(r.sector, r.size)
 	}
 }
@@ -88,6 +93,11 @@ func (pd *peerDevice) receiveSyncAck(cmd protocol.Command, a protocol.BlockAck) 
 	from, to := touched(a.Sector, a.Size)
 	switch cmd {
 	case protocol.CmdRecvAck, protocol.CmdWriteAck, protocol.CmdRSWriteAck, protocol.CmdRSIsInSync:
+		if pd.conn == protocol.Ahead {
+			pd.rsPending = max(pd.rsPending-1, 0)
+			pd.keepMarks(a.Sector, a.Size)
+			return nil
+		}
 		if !r.running {
 			// Nobody asked for it. Clearing bits on such a word would destroy
 			// redundancy silently; the kernel does (spec: wire trap 22).
@@ -100,7 +110,9 @@ func (pd *peerDevice) receiveSyncAck(cmd protocol.Command, a protocol.BlockAck) 
 			pd.peerSaysDone()
 		}
 	case protocol.CmdNegAck:
-		r.failed += to - from
+		if r.running {
+			r.failed += to - from
+		}
 		pd.rsPending = max(pd.rsPending-1, 0)
 	case protocol.CmdNegRSDReply:
 		pd.blockDone(a.Sector, a.Size, false)

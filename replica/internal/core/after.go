@@ -64,6 +64,7 @@ func (c *Core) afterChange(t transition) {
 		pd.callLocalIOError()
 	}
 	if n.Conn != o.Conn {
+		pd.congestionAfter(o.Conn, n.Conn)
 		pd.resyncAfter(o.Conn, n.Conn)
 	}
 	if n.Disk == protocol.Failed && o.Disk != protocol.Failed {

@@ -85,6 +85,9 @@ type NetOptions struct {
 	AfterSB0, AfterSB1, AfterSB2 protocol.Policy
 	RRConflict                   metadata.RRConflict
 	AlwaysASBP                   bool
+	OnCongestion                 OnCongestion      // with protocol A
+	CongestionFill               uint64            // sectors under way, 0 for no limit
+	CongestionExtents            int               // extents of the activity log in use, 0 for no limit
 	MaxVersion                   protocol.Version  // 0 for protocol.MaxVersion; lower values are for tests and old peers
 	WithoutFeatures              protocol.Features // not offered to the peer
 }

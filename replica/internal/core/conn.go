@@ -54,7 +54,8 @@ func (c *Core) Connected(peer int, gen uint64, resolver bool) {
 func (pd *peerDevice) resetConnection() {
 	pd.idsValid, pd.sizesValid, pd.stateSent, pd.considerResync, pd.birthDue, pd.skipped = false, false, false, false, false, false
 	pd.seq, pd.uuidFlags, pd.uuidBits = 0, 0, 0
-	pd.rx, pd.syncUUIDSet, pd.beforeHook = nil, false, false
+	pd.rx, pd.syncUUIDSet, pd.beforeHook, pd.pulled = nil, false, false, false
+	pd.aheadTimer.stop()
 	pd.discardMyData = pd.p.opt.DiscardMyData
 	pd.sent, pd.received = 0, 0
 }

@@ -55,6 +55,9 @@ var (
 	// ErrIncompatible: the two nodes' configurations or versions do not fit
 	// together (spec: behaviour 4.2, wire 1.6).
 	ErrIncompatible = errors.New("the peer's settings do not fit; make them equal on both nodes")
+	// ErrCongested: the link is too slow for what the application writes, and
+	// on-congestion says to leave the peer (spec: behaviour 5.12).
+	ErrCongested = errors.New("the link to the peer is congested; connect again when it is faster, or choose another on-congestion")
 	// ErrAuthentication: the peer did not prove that it knows the shared secret.
 	ErrAuthentication = errors.New("the peer was not authenticated; configure the same cram-hmac-alg and shared secret on both nodes")
 	// ErrDataStale: the disk does not hold the data that the application sees

@@ -62,6 +62,7 @@ type peer struct {
 
 	peerReqs   int // requests of the peer that are being served
 	readQueue  []*peerReq
+	givingUp   bool // the connection is about to be left: congested
 	closedWait bool // the pair is closed, peerReqs are not yet done
 }
 

@@ -12,7 +12,7 @@ func (pd *peerDevice) receiveRequest(cmd protocol.Command, b protocol.BlockReque
 	if err := v.inside(b.Sector, uint64(b.Size)); err != nil {
 		return err
 	}
-	if v.disk != protocol.UpToDate {
+	if v.disk != protocol.UpToDate || pd.cancels(cmd) {
 		pd.refuseRead(cmd, b.Sector, b.ID, b.Size)
 		return nil
 	}
@@ -35,8 +35,11 @@ func (q *peerReq) startRead() {
 
 func (pd *peerDevice) refuseRead(cmd protocol.Command, sector uint64, id protocol.BlockID, size uint32) {
 	neg := protocol.CmdNegRSDReply
-	if cmd == protocol.CmdDataRequest {
+	switch {
+	case cmd == protocol.CmdDataRequest:
 		neg = protocol.CmdNegDReply
+	case pd.cancels(cmd):
+		neg = protocol.CmdRSCancel
 	}
 	pd.ack(neg, sector, id, size)
 }
@@ -115,7 +118,7 @@ func (q *peerReq) readDone(failed bool) {
 	switch {
 	case !pd.p.alive():
 		buf.Release()
-	case failed:
+	case failed || pd.cancels(q.cmd):
 		buf.Release()
 		pd.refuseRead(q.cmd, q.sector, q.id, q.size)
 	default:

@@ -235,9 +235,25 @@ func (q *peerReq) wantsWriteAck() bool {
 // receiveResyncData is a block that this node, as sync target, has asked for. It is
 // written in its place among the mirrored writes of the stream.
 func (pd *peerDevice) receiveResyncData(d protocol.Data, payload *Buffer) error {
-	if payload == nil || !pd.resync.expected(d.Sector, uint32(len(payload.Data))) {
-		payload.Release()
-		return fmt.Errorf("%w: resync data for sector %d was not asked for", protocol.ErrField, d.Sector)
+	if payload == nil {
+		return fmt.Errorf("%w: no data", protocol.ErrLength)
+	}
+	if size := uint32(len(payload.Data)); !pd.resync.expected(d.Sector, size) {
+		if !pd.pulled {
+			payload.Release()
+			return fmt.Errorf("%w: resync data for sector %d was not asked for", protocol.ErrField, d.Sector)
+		}
+		// An answer to a request from before the source had pulled ahead. Its data
+		// is as good as any other if a resync runs.
+		if !pd.resync.running {
+			payload.Release()
+			pd.ack(protocol.CmdNegAck, d.Sector, protocol.IDSyncer, size)
+			return nil
+		}
+		if err := pd.v.inside(d.Sector, uint64(size)); err != nil {
+			payload.Release()
+			return err
+		}
 	}
 	q := pd.v.c.newPeerReq(pd, protocol.CmdRSDataReply, d.Sector, uint32(len(payload.Data)), protocol.IDSyncer)
 	q.buf = payload
@@ -261,6 +277,10 @@ func (q *peerReq) resyncWriteDone() {
 	sector, size, failed := q.sector, q.size, q.failed
 	q.release()
 	if !pd.resync.running {
+		if pd.pulled && pd.p.alive() {
+			// The source has pulled ahead, and waits for the answers; the blocks stay marked.
+			pd.ack(protocol.CmdNegAck, sector, protocol.IDSyncer, size)
+		}
 		return // the resync was cut off; the blocks stay marked and are fetched again
 	}
 	if failed {

@@ -166,7 +166,10 @@ func (r *resync) pause(on bool) {
 func (pd *peerDevice) stopResync() {
 	r := &pd.resync
 	r.running, r.ready, r.ending = false, false, false
-	r.asked, r.inFlight, pd.rsPending = r.asked[:0], 0, 0
+	r.asked, r.inFlight = r.asked[:0], 0
+	if pd.conn != protocol.Ahead {
+		pd.rsPending = 0 // Ahead, the answers still come, and are waited for
+	}
 	r.timer.stop()
 	pd.dropDelayed()
 	pd.v.active.wake()
@@ -429,7 +432,7 @@ func (pd *peerDevice) peerSaysDone() {
 
 func (pd *peerDevice) concludeSource() {
 	r, v := &pd.resync, pd.v
-	failed, total := r.failed, r.total
+	failed, total := min(r.failed, pd.bm.Count()), r.total
 	disk := protocol.UpToDate
 	if failed > 0 {
 		disk = protocol.Inconsistent

@@ -25,7 +25,7 @@ type PeerSnapshot struct {
 	Version    protocol.Version
 	Features   protocol.Features
 	Resolver   bool
-	APInFlight uint64 // application writes sent and not yet acknowledged
+	APInFlight uint64 // bytes of application writes sent and not yet acknowledged
 	Epochs     int
 }
 
@@ -68,7 +68,7 @@ func (c *Core) Snapshot() Snapshot {
 		ps := PeerSnapshot{Name: c.cfg.Peers[i].Name, Conn: p.conn(), Version: p.session.Version,
 			Features: p.session.Features, Resolver: p.resolver, Epochs: p.tx.n + 1}
 		for _, pd := range p.pds {
-			ps.APInFlight += uint64(pd.inFlight)
+			ps.APInFlight += pd.flight * 512
 		}
 		s.Peers = append(s.Peers, ps)
 	}

@@ -135,7 +135,7 @@ func (c *Core) changeAll(p *peer, f force, set func(*protocol.State)) protocol.C
 
 // commit stores a checked state and queues its consequences.
 func (c *Core) commit(pd *peerDevice, old, s protocol.State) {
-	if mirrors(old) != mirrors(s) {
+	if mirrors(old) != mirrors(s) && s.Conn != protocol.Ahead { // which has its own order: relieve
 		pd.p.closeEpoch() // one epoch never mixes mirrored and unmirrored writes
 	}
 	pd.store(s)

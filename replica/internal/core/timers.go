@@ -39,7 +39,7 @@ func (c *Core) Deadline() (at time.Duration, ok bool) {
 	}
 	for _, v := range c.vols {
 		for _, pd := range v.pds {
-			t = t.earliest(pd.resync.timer).earliest(pd.resync.lazy).earliest(pd.resync.delay)
+			t = t.earliest(pd.resync.timer).earliest(pd.resync.lazy).earliest(pd.resync.delay).earliest(pd.aheadTimer)
 		}
 	}
 	return t.at, t.set
@@ -71,6 +71,9 @@ func (c *Core) Tick() {
 		for _, pd := range v.pds {
 			if pd.resync.timer.due(c.now) {
 				pd.resyncTick()
+			}
+			if pd.aheadTimer.due(c.now) {
+				pd.fallBack()
 			}
 			if pd.resync.delay.due(c.now) {
 				pd.serveDelayed()

@@ -90,7 +90,10 @@ type peerDevice struct {
 	discardMyData              bool
 	seq                        uint32 // spec: wire 3.2
 	unacked, pending, inFlight int
-	rsPending                  int // resync requests or replies without an answer
+	flight                     uint64 // sectors of inFlight
+	aheadTimer                 timer
+	pulled                     bool // this connection has seen Ahead or Behind
+	rsPending                  int  // resync requests or replies without an answer
 	lastDecision               *metadata.Decision
 	sent, received             uint64        // sectors; ns, nr of /proc/drbd
 	feed                       metadata.Feed // of the resync that this node is the source of

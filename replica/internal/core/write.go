@@ -39,6 +39,10 @@ func (r *request) issue() {
 	}
 	pd := v.pds[0]
 	s := pd.state()
+	if mirrors(s) && pd.congested() {
+		pd.relieve()
+		s = pd.state()
+	}
 	canLocal := v.hasDisk()
 	switch {
 	case mirrors(s) && pd.p.phase == phaseUp:
@@ -47,7 +51,8 @@ func (r *request) issue() {
 	case canLocal:
 		// Marked at once: a bitmap exchange may begin while the write is on its way.
 		changed := pd.setOutOfSync(r.sector, r.size)
-		if noticesOnly(s) && changed > 0 {
+		if s.Conn == protocol.Ahead || noticesOnly(s) && changed > 0 {
+			// Ahead always: the peer may have cleared a mark that is still set here.
 			pd.sendOutOfSync(r.sector, r.size)
 		}
 	}
@@ -176,6 +181,7 @@ func (r *request) send(pd *peerDevice, s protocol.State) {
 	}
 	p.tx.add(p, r)
 	pd.inFlight++
+	pd.flight += uint64(r.size) / 512
 	r.flying = true
 	pd.sent += uint64(r.size) / 512
 	d := protocol.Data{Sector: r.sector, ID: r.id, Seq: pd.nextSeq(), Flags: flags.Usable(p.session.Version), Size: r.size}

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/go-blockmirror/blockmirror/protocol"
+	"github.com/go-blockmirror/blockmirror/replica/internal/core"
 )
 
 var (
@@ -28,6 +29,10 @@ func randomOptions(seed uint64) Options {
 	}
 	if seed%5 == 4 {
 		o.Net.Protocol = protocol.ReplicationProtocol(1 + seed/5%2)
+	}
+	if o.Net.Protocol == protocol.ProtocolA && seed%4 != 0 {
+		o.Net.OnCongestion, o.Net.CongestionFill = core.CongestionPullAhead, 8<<(seed%4)
+		o.Volume.ResyncRate = 1024 // meets the next burst
 	}
 	if seed%7 == 6 {
 		o.Net.MaxVersion = protocol.Version(91 + seed/7%11) // older ones cannot sort out a lost sync UUID
