@@ -106,6 +106,7 @@ var kernelScenarios = []struct {
 	{"NodeHangs", kernelNodeHangs},
 	{"Fencing", kernelFencing},
 	{"Ahead", kernelAhead},
+	{"NodeAhead", kernelNodeAhead},
 	{"PromoteTarget", kernelPromoteTarget},
 	{"Random", kernelRandom},
 	{"ActivityLog", kernelActivityLog},

@@ -67,6 +67,46 @@ func kernelAhead(t *testing.T, lab *kernelLab) {
 	require.NoError(t, d.kernel.Secondary(d.ctx))
 }
 
+// kernelNodeAhead: a kernel that is too slow for protocol A is left behind by the node, and
+// catches up; once more in the middle of that.
+func kernelNodeAhead(t *testing.T, lab *kernelLab) {
+	d := newDuo(t, lab, duoOptions{protocol: protocol.A,
+		disk: []string{"--resync-rate=2000", "--c-plan-ahead=0"},
+		config: func(cfg *replica.Config) {
+			cfg.Peers[0].OnCongestion, cfg.Peers[0].CongestionFill = replica.PullAhead, 128<<10
+			cfg.Volumes[0].Resync = replica.ResyncConfig{PlanAhead: -1, Rate: 2 << 20}
+		}})
+	d.connect()
+	require.NoError(t, d.node.Promote(d.ctx))
+	burst := func(round int64) {
+		var wg sync.WaitGroup
+		for w := range int64(8) {
+			wg.Go(func() {
+				for i := range int64(16) {
+					d.nodeWrite(0, (w*16+i)*16<<10+round*512, (w+round)*4096, 16<<10)
+				}
+			})
+		}
+		wg.Wait()
+	}
+	for round := range int64(3) {
+		mark, err := lab.guest.Mark(d.ctx)
+		require.NoError(t, err)
+		burst(round)
+		d.waitNode(func(st replica.VolumeStatus) bool { return st.State.Conn != protocol.Ahead })
+		burst(round + 3) // while it catches up
+		d.waitSync()
+		d.waitQuiet()
+		d.requireSame()
+		lines, err := lab.guest.Log(d.ctx, mark)
+		require.NoError(t, err)
+		log := strings.Join(lines, "\n")
+		require.Contains(t, log, "-> Behind )")
+		require.Contains(t, log, "conn( Behind -> SyncTarget )")
+	}
+	require.NoError(t, d.node.Demote(d.ctx))
+}
+
 // kernelPromoteTarget: the target of a full sync becomes Primary before it is done; what
 // it has not yet, it reads from the source.
 func kernelPromoteTarget(t *testing.T, lab *kernelLab) {
