@@ -86,7 +86,8 @@ func (r *Resource) Connect(ctx context.Context, opts ...ConnectOption) error {
 }
 
 // Disconnect goes to StandAlone and stays there until Connect. The peer is told,
-// and goes on looking for this node. Options: Force.
+// and goes on looking for this node. With a Fencing other than DontCare the Secondary
+// of the two outdates its disk, so that nobody has to be fenced. Options: Force.
 func (r *Resource) Disconnect(ctx context.Context, opts ...DisconnectOption) error {
 	var o disconnectOptions
 	for _, opt := range opts {
@@ -100,7 +101,8 @@ func (r *Resource) Disconnect(ctx context.Context, opts ...DisconnectOption) err
 
 // Promote makes this node Primary: its volumes can be read and written. Refusals
 // match ErrRefused and say why; ErrNoUpToDateData asks for a connection, or for
-// Force. While connected the peer is asked.
+// Force. While connected the peer is asked; else the Arbiter, if there is one
+// (ErrNoQuorum), and the Fencer, if the policy demands it.
 func (r *Resource) Promote(ctx context.Context, opts ...PromoteOption) error {
 	var o promoteOptions
 	for _, opt := range opts {
@@ -120,9 +122,19 @@ func (r *Resource) SuspendIO(ctx context.Context) error {
 	return r.command(ctx, "suspend I/O", func(c *core.Core, cmd *core.Command) { c.SetSuspended(cmd, true) })
 }
 
-// ResumeIO ends SuspendIO, and every other reason for which I/O is suspended.
+// ResumeIO ends SuspendIO, and every other reason for which I/O is suspended: this node
+// goes on with what it has. Requests that were under way end by their own results; if
+// nobody could serve them they fail. Where the peer was lost a new data generation begins,
+// also if the peer is not fenced and the arbiter has not agreed: be sure that it is down.
 func (r *Resource) ResumeIO(ctx context.Context) error {
 	return r.command(ctx, "resume I/O", func(c *core.Core, cmd *core.Command) { c.SetSuspended(cmd, false) })
+}
+
+// FailIO ends the wait of all requests that wait because I/O is suspended: they
+// fail with ErrSuspended, as do those that come before the suspension ends. Without a
+// suspension it does nothing.
+func (r *Resource) FailIO(ctx context.Context) error {
+	return r.command(ctx, "fail suspended I/O", func(c *core.Core, cmd *core.Command) { c.FailSuspended(cmd) })
 }
 
 // command runs a command that concerns the volume.

@@ -11,6 +11,7 @@ import (
 	"github.com/go-blockmirror/blockmirror/metadata"
 	"github.com/go-blockmirror/blockmirror/protocol"
 	"github.com/go-blockmirror/blockmirror/replica/blockdev"
+	"github.com/go-blockmirror/blockmirror/replica/internal/core"
 	"github.com/go-blockmirror/blockmirror/transport"
 )
 
@@ -30,6 +31,33 @@ type Config struct {
 	// Peers is the other node, or empty for a resource that is never connected.
 	// Metadata v08 and protocol 101 know one peer.
 	Peers []PeerConfig
+
+	// OnNoData says what happens to requests that no disk of the two nodes can
+	// serve ("on-no-data-accessible").
+	OnNoData OnNoData
+	// SuspendLimit bounds how long requests wait while I/O is suspended for lack of
+	// data, for fencing or for the arbiter; then they fail with ErrSuspended, as do those
+	// that come later, until there is data again. 0 stands for no limit: they wait.
+	// It does not apply to SuspendIO.
+	SuspendLimit time.Duration
+
+	// Fencer is asked to fence the peer; see VolumeConfig.Fencing. Without one, a policy
+	// other than DontCare can be satisfied only by the peer's return, a graceful
+	// Disconnect, or Force.
+	Fencer Fencer
+	// Handlers are called at the turning points in the life of the resource.
+	Handlers Handlers
+	// HandlerTimeout bounds each call of Fencer and Handlers; 0 stands for a minute.
+	HandlerTimeout time.Duration
+
+	// Arbiter decides which node goes on when they lose each other; nil for DRBD's
+	// behaviour: every node decides for itself, by the rules of its disk and its fencing.
+	Arbiter Arbiter
+	// ArbiterTimeout bounds each question; 0 stands for ten seconds.
+	ArbiterTimeout time.Duration
+	// OnQuorumLost says what becomes of a Primary's requests when the arbiter did not
+	// let it go on.
+	OnQuorumLost OnQuorumLost
 
 	// ResyncOrder is shared by the resources of this node whose resyncs wait for
 	// each other; nil for one of the resource's own. See VolumeConfig.ResyncAfter.
@@ -81,6 +109,9 @@ type VolumeConfig struct {
 	// OnIOError says what happens when the disk fails ("on-io-error"). The zero
 	// value detaches it and goes on over the peer.
 	OnIOError OnIOError
+
+	// Fencing says what is done about a peer that is lost ("fencing").
+	Fencing Fencing
 
 	// AssumeClean says that the disks of both nodes are identical already, so
 	// that the first attach of fresh metadata marks nothing out of sync. If that
@@ -150,6 +181,54 @@ const (
 	// CallLocalIOError publishes the event local-io-error and drops the disk.
 	CallLocalIOError
 )
+
+// OnNoData says what happens to requests that nobody can serve (spec: behaviour 5.10).
+type OnNoData uint8
+
+// The values of on-no-data-accessible.
+const (
+	// NoDataError fails them.
+	NoDataError = OnNoData(core.NoDataIOError)
+	// NoDataSuspend lets them wait until there is good data again: the peer is
+	// back, or the own disk. Requests that were under way are done again then. So
+	// that nothing is missing, a write of a node without a good disk of its own completes only
+	// when it is durable on the peer's disk.
+	NoDataSuspend = OnNoData(core.NoDataSuspendIO)
+)
+
+// String returns the name used in drbd.conf.
+func (o OnNoData) String() string {
+	switch o {
+	case NoDataError:
+		return "io-error"
+	case NoDataSuspend:
+		return "suspend-io"
+	}
+	return fmt.Sprintf("OnNoData(%d)", uint8(o))
+}
+
+// OnQuorumLost says what becomes of the requests of a Primary that the arbiter did not
+// let go on.
+type OnQuorumLost uint8
+
+// The values of OnQuorumLost, with the names of DRBD 9's on-no-quorum.
+const (
+	// QuorumSuspend lets them wait for the peer, the arbiter or the administrator.
+	QuorumSuspend OnQuorumLost = iota
+	// QuorumError fails them with ErrNoQuorum.
+	QuorumError
+)
+
+// String returns DRBD 9's name.
+func (o OnQuorumLost) String() string {
+	switch o {
+	case QuorumSuspend:
+		return "suspend-io"
+	case QuorumError:
+		return "io-error"
+	}
+	return fmt.Sprintf("OnQuorumLost(%d)", uint8(o))
+}
 
 // String returns the name used in drbd.conf.
 func (o OnIOError) String() string {
@@ -290,6 +369,18 @@ func (cfg *Config) validate() error {
 	if len(cfg.Peers) > 1 {
 		return fmt.Errorf("%w: %d Peers: metadata v08 and protocol 101 know one", ErrConfig, len(cfg.Peers))
 	}
+	if cfg.Arbiter != nil && len(cfg.Peers) == 0 {
+		return fmt.Errorf("%w: an Arbiter decides between two nodes, and Peers is empty", ErrConfig)
+	}
+	if err := firstError(
+		inRange("OnNoData", int64(cfg.OnNoData), 0, int64(NoDataSuspend)),
+		inRange("OnQuorumLost", int64(cfg.OnQuorumLost), 0, int64(QuorumError)),
+		inRange("SuspendLimit", int64(cfg.SuspendLimit), 0, 1<<62),
+		inRange("HandlerTimeout", int64(cfg.HandlerTimeout), 0, 1<<62),
+		inRange("ArbiterTimeout", int64(cfg.ArbiterTimeout), 0, 1<<62),
+	); err != nil {
+		return err
+	}
 	seen := map[uint16]bool{}
 	for i := range cfg.Volumes {
 		v := &cfg.Volumes[i]
@@ -321,6 +412,7 @@ func (v *VolumeConfig) validate() error {
 		inRange("Minor", int64(v.Minor), 0, 1<<20-1),
 		inRangeOr0("ALExtents", int64(v.ALExtents), 67, 65534),
 		inRange("QueueDepth", int64(v.QueueDepth), 0, 1<<16),
+		inRange("Fencing", int64(v.Fencing), 0, int64(ResourceAndStonith)),
 		inRange("OnIOError", int64(v.OnIOError), 0, int64(CallLocalIOError)),
 		inRangeOr0("Resync.Rate", r.Rate, 1<<10, 8<<30),
 		inRangeIfSet("Resync.PlanAhead", int64(r.PlanAhead), int64(100*time.Millisecond), int64(30*time.Second)),

@@ -14,7 +14,12 @@ import (
 // coreConfig translates the configuration into the core's, which counts in DRBD's
 // units, and fills in DRBD's defaults.
 func (r *Resource) coreConfig() core.Config {
-	out := core.Config{Name: r.cfg.Name, Rand: random, Buffers: r.buffers}
+	out := core.Config{
+		Name: r.cfg.Name, Rand: random, Buffers: r.buffers,
+		NoData: core.NoData(r.cfg.OnNoData), SuspendLimit: r.cfg.SuspendLimit,
+		Arbiter: r.cfg.Arbiter != nil, QuorumLostIOError: r.cfg.OnQuorumLost == QuorumError,
+		Fencer: r.cfg.Fencer != nil, Handlers: r.cfg.Handlers.waits(),
+	}
 	for i := range r.cfg.Volumes {
 		out.Volumes = append(out.Volumes, coreVolume(&r.cfg.Volumes[i]))
 	}
@@ -31,6 +36,7 @@ func coreVolume(v *VolumeConfig) core.VolumeConfig {
 	out := core.VolumeConfig{
 		Number: v.ID, Minor: or(v.Minor, int(v.ID)), UserSize: uint64(v.Size) / metadata.SectorSize,
 		ALExtents: v.ALExtents, DiskFlushes: !v.NoDiskFlushes, DetachOnIO: core.OnIOError(v.OnIOError),
+		Fencing:     core.Fencing(v.Fencing),
 		AssumeClean: v.AssumeClean,
 		CMaxRate:    kib(s.MaxRate, defaultResyncMaxRate), CMinRate: kib(s.MinRate, defaultResyncMinRate),
 		CPlanAhead: deci(s.PlanAhead, 20), CDelay: deci(s.DelayTarget, 10), CFill: defaultResyncFill,

@@ -132,13 +132,14 @@ func (v *Volume) attach(ctx context.Context, d Disk) error {
 	if err := checkDisk(d.MetaDisk, d.MetaDevice); err != nil {
 		return err
 	}
-	v.admin.Lock()
-	defer v.admin.Unlock()
+	if err := v.lockAdmin(ctx); err != nil {
+		return err
+	}
+	defer v.unlockAdmin()
 	if v.diskState() != protocol.Diskless {
 		return ErrAttached
 	}
-	meta := d.metaDevice()
-	img, err := core.LoadDisk(byteReader{meta}, meta.Size(), d.MetaDisk, d.Device.Size(), limits(d.Device))
+	img, err := load(ctx, d)
 	if err != nil {
 		return err
 	}
@@ -168,8 +169,10 @@ func (v *Volume) Detach(ctx context.Context, opts ...DetachOption) error {
 	for _, opt := range opts {
 		opt.detach(&o)
 	}
-	v.admin.Lock()
-	defer v.admin.Unlock()
+	if err := v.lockAdmin(ctx); err != nil {
+		return fmt.Errorf("replica: %s/%d: detach: %w", v.r.name, v.cfg.ID, err)
+	}
+	defer v.unlockAdmin()
 	err := v.r.command(ctx, "", func(c *core.Core, cmd *core.Command) { c.Detach(cmd, v.index, o.force) })
 	if err != nil {
 		return fmt.Errorf("replica: %s/%d: detach: %w", v.r.name, v.cfg.ID, err)
@@ -179,6 +182,39 @@ func (v *Volume) Detach(ctx context.Context, opts ...DetachOption) error {
 	}
 	v.disk.Swap(nil).close()
 	return nil
+}
+
+// lockAdmin waits until no other Attach or Detach of the volume runs.
+func (v *Volume) lockAdmin(ctx context.Context) error {
+	select {
+	case v.admin <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (v *Volume) unlockAdmin() { <-v.admin }
+
+// load reads the metadata of a disk. A disk that hangs is left behind when ctx ends:
+// it is read, and nothing waits for it.
+func load(ctx context.Context, d Disk) (*core.DiskImage, error) {
+	type result struct {
+		img *core.DiskImage
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		meta := d.metaDevice()
+		img, err := core.LoadDisk(byteReader{meta}, meta.Size(), d.MetaDisk, d.Device.Size(), limits(d.Device))
+		done <- result{img, err}
+	}()
+	select {
+	case got := <-done:
+		return got.img, got.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("the disk has not answered: %w", context.Cause(ctx))
+	}
 }
 
 // diskState returns the state of the own disk.

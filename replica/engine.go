@@ -235,6 +235,7 @@ func (r *Resource) failLocked(reason error) {
 		return
 	}
 	r.failed = reason
+	r.dispatch.stop()
 	for _, l := range r.links {
 		if l != nil {
 			l.shut(false)

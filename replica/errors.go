@@ -40,6 +40,16 @@ var (
 	ErrStandAlone = core.ErrStandAlone
 	// ErrConnected: the operation needs a node without connection.
 	ErrConnected = core.ErrConnected
+	// ErrSuspended: I/O is suspended, and Config.SuspendLimit or FailIO ended the wait.
+	ErrSuspended = core.ErrSuspended
+	// ErrNoQuorum: the Arbiter did not let this node go on without its peer.
+	ErrNoQuorum = core.ErrNoQuorum
+	// ErrArbiterUnreachable: it gave no answer; found together with ErrNoQuorum.
+	ErrArbiterUnreachable = core.ErrArbiterUnreachable
+	// ErrHandler: a handler refused a resync.
+	ErrHandler = core.ErrHandler
+	// ErrWaitTimeout: a WaitTimeouts has passed.
+	ErrWaitTimeout = errors.New("the peer, or the end of the resync, did not come in time")
 	// ErrInUse: the volume is in use.
 	ErrInUse = core.ErrInUse
 	// ErrConnectionLost: the connection ended before the operation did.

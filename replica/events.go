@@ -43,11 +43,14 @@ const (
 	// EventLagged: this reader was too slow and missed Missed events. What they
 	// led to is in Status.
 	EventLagged
+	// EventQuorum: the arbiter is asked, or has answered: Text. Err matches ErrNoQuorum if
+	// it did not say yes.
+	EventQuorum
 )
 
 // String returns the kind in words, as "state".
 func (k EventKind) String() string {
-	names := [...]string{"", "state", "resync-start", "resync-done", "verdict", "split-brain", "io-error", "size", "handler", "refused", "lagged"}
+	names := [...]string{"", "state", "resync-start", "resync-done", "verdict", "split-brain", "io-error", "size", "handler", "refused", "lagged", "quorum"}
 	if int(k) < len(names) && k > 0 {
 		return names[k]
 	}

@@ -186,6 +186,7 @@ func (l *link) serve(pair *transport.Pair) {
 			return
 		}
 		l.pair, l.streams = pair, [2]*stream{data, meta}
+		r.remotes[l.peer] = pair.Remote
 		for i, st := range l.streams {
 			st.spare = r.spares[l.peer][i]
 		}

@@ -34,7 +34,9 @@ type Resource struct {
 	calls   sync.Pool // of *call
 	diskOps sync.Pool // of *diskOp
 	buffers *buffers  // for what is read on behalf of the peer
-	order   *ResyncOrder
+
+	dispatch *dispatch // runs handlers
+	order    *ResyncOrder
 
 	mu       sync.Mutex // guards what follows, and every call of the core
 	core     *core.Core
@@ -48,7 +50,8 @@ type Resource struct {
 	outsOut  int // Outs that are being sent
 	watches  []*watch
 	alarm    alarm
-	lastLoss []error // per peer: why it is StandAlone
+	lastLoss []error  // per peer: why it is StandAlone
+	remotes  []string // per peer: its address in the last connection
 
 	wg        sync.WaitGroup // goroutines of the resource
 	shutdown  sync.Once
@@ -101,6 +104,8 @@ func newResource(cfg Config) (*Resource, error) {
 		name: cfg.Name, cfg: cfg, start: time.Now(),
 		links:    make([]*link, max(1, len(cfg.Peers))),
 		lastLoss: make([]error, max(1, len(cfg.Peers))),
+		remotes:  make([]string, max(1, len(cfg.Peers))),
+		dispatch: newDispatch(),
 		closed:   make(chan struct{}),
 	}
 	r.calls.New = func() any { return newCall() }

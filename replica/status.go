@@ -19,6 +19,8 @@ const blockBytes = 4096
 type Status struct {
 	Name      string
 	Suspended bool // I/O is suspended, for whatever reason
+	// SuspendedBy says for which reasons.
+	SuspendedBy Suspension
 	// Failed says why the resource stopped itself, nil while it runs. After
 	// Close it is ErrClosed.
 	Failed  error
@@ -114,7 +116,7 @@ func (s Status) Volume(id uint16) (VolumeStatus, bool) {
 
 // statusOf turns a core's snapshot into a Status.
 func statusOf(snap *core.Snapshot) Status {
-	st := Status{Name: snap.Name, Suspended: snap.Susp}
+	st := Status{Name: snap.Name, Suspended: snap.Susp, SuspendedBy: suspensionOf(snap)}
 	epochs := 1
 	for i := range snap.Peers {
 		p := &snap.Peers[i]

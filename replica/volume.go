@@ -7,7 +7,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"sync"
 	"sync/atomic"
 
 	"github.com/go-blockmirror/blockmirror/metadata"
@@ -42,7 +41,7 @@ type Volume struct {
 	index int // in the core
 	size  atomic.Int64
 	disk  atomic.Pointer[disk]
-	admin sync.Mutex // held by Attach and Detach
+	admin chan struct{} // holds a token while Attach or Detach runs
 	order *orderedVolume
 }
 
@@ -52,7 +51,7 @@ var (
 )
 
 func newVolume(r *Resource, index int) *Volume {
-	return &Volume{r: r, cfg: r.cfg.Volumes[index], index: index}
+	return &Volume{r: r, cfg: r.cfg.Volumes[index], index: index, admin: make(chan struct{}, 1)}
 }
 
 // ID returns the volume number.

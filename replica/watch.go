@@ -21,9 +21,10 @@ type watch struct {
 
 // WaitConnected returns nil when all volumes are connected to the peer. It returns
 // ErrStandAlone, with the reason if one is known (as ErrSplitBrain), when the
-// resource is StandAlone; and the context's error.
-func (r *Resource) WaitConnected(ctx context.Context) error {
-	return r.explain("wait for the connection", r.wait(ctx, func(s *core.Snapshot) (bool, error) {
+// resource is StandAlone; ErrWaitTimeout if an option limits the wait; and the
+// context's error. Options: WaitTimeouts.
+func (r *Resource) WaitConnected(ctx context.Context, opts ...WaitOption) error {
+	return r.explain("wait for the connection", r.waitFor(ctx, opts, func(s *core.Snapshot) (bool, error) {
 		return r.each(s, func(st protocol.State) bool { return st.Conn >= protocol.Connected })
 	}))
 }
@@ -31,16 +32,79 @@ func (r *Resource) WaitConnected(ctx context.Context) error {
 // WaitSync returns nil when all volumes are connected and every disk of the two
 // nodes is UpToDate (volumes without a disk on one node do not count). It does not
 // return for a pair of fresh disks before one node was promoted with Force, nor after
-// a resync in which blocks failed: limit it with ctx. Errors are those of
+// a resync in which blocks failed: limit it with ctx. Errors and options are those of
 // WaitConnected.
-func (r *Resource) WaitSync(ctx context.Context) error {
+func (r *Resource) WaitSync(ctx context.Context, opts ...WaitOption) error {
 	good := func(d protocol.DiskState) bool { return d == protocol.UpToDate || d == protocol.Diskless }
-	return r.explain("wait for the resync", r.wait(ctx, func(s *core.Snapshot) (bool, error) {
+	return r.explain("wait for the resync", r.waitFor(ctx, opts, func(s *core.Snapshot) (bool, error) {
 		return r.each(s, func(st protocol.State) bool {
 			calm := st.Conn == protocol.Connected || st.Conn == protocol.VerifyS || st.Conn == protocol.VerifyT
 			return calm && good(st.Disk) && good(st.PeerDisk)
 		})
 	}))
+}
+
+// WaitOption is a rare variant of [Resource.WaitConnected] and [Resource.WaitSync].
+type WaitOption interface{ wait(*WaitTimeouts) }
+
+// WaitTimeouts bounds a wait at the start of a node, as DRBD's startup section does
+// (spec: behaviour 6.11). Which of the three counts depends on what the node knows when
+// the wait begins; 0 stands for no limit, and none of them is longer than the one above it.
+type WaitTimeouts struct {
+	// WFC counts if neither of the others does ("wfc-timeout").
+	WFC time.Duration
+	// Degraded counts if this node crashed as a Primary that was alone: its peer
+	// may be down for good ("degr-wfc-timeout").
+	Degraded time.Duration
+	// Outdated counts if the peer's disk is known to be Outdated: there is nothing
+	// to learn from it ("outdated-wfc-timeout").
+	Outdated time.Duration
+}
+
+func (w WaitTimeouts) wait(o *WaitTimeouts) { *o = w }
+
+// limit is the time that counts for a resource in this state, 0 for none.
+func (w WaitTimeouts) limit(s *core.Snapshot) time.Duration {
+	shorter := func(d, than time.Duration) time.Duration {
+		if than > 0 && (d == 0 || d > than) {
+			return than
+		}
+		return d
+	}
+	degraded := shorter(w.Degraded, w.WFC)
+	outdated := shorter(w.Outdated, degraded)
+	limit := w.WFC
+	for i := range s.Volumes {
+		v := &s.Volumes[i]
+		switch {
+		case v.State.PeerDisk == protocol.Outdated:
+			limit = shorter(limit, outdated)
+		case v.Degraded:
+			limit = shorter(limit, degraded)
+		}
+	}
+	return limit
+}
+
+// waitFor is wait with options.
+func (r *Resource) waitFor(ctx context.Context, opts []WaitOption, cond func(*core.Snapshot) (bool, error)) error {
+	var w WaitTimeouts
+	for _, o := range opts {
+		o.wait(&w)
+	}
+	r.mu.Lock()
+	var limit time.Duration
+	if r.failed == nil {
+		snap := r.snapshot()
+		limit = w.limit(&snap)
+	}
+	r.mu.Unlock()
+	if limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, limit, ErrWaitTimeout)
+		defer cancel()
+	}
+	return r.wait(ctx, cond)
 }
 
 // each reports whether all volumes' states are fine.
@@ -109,6 +173,7 @@ var eventKinds = [...]EventKind{
 	core.EventResyncStart: EventResyncStart,
 	core.EventHandler:     EventHandler,
 	core.EventRefused:     EventRefused,
+	core.EventQuorum:      EventQuorum,
 }
 
 // publish turns an event of the core into one of the stream. It is called under
@@ -131,6 +196,9 @@ func (r *Resource) publish(e *core.Event) {
 		r.lastLoss[e.Peer] = e.Err
 	}
 	r.hub.publish(ev)
+	if e.Kind == core.EventHandler || e.Kind == core.EventQuorum {
+		r.handlerEvent(e)
+	}
 }
 
 // volumeID turns the core's index into the volume's ID; -1 stays.

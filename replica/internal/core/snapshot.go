@@ -15,7 +15,9 @@ type Snapshot struct {
 	Name    string
 	Volumes []VolumeSnapshot
 	Peers   []PeerSnapshot
-	Susp    bool
+	Susp    bool // I/O is suspended: for one or more of these reasons
+	// By the administrator; no data; the peer has to be fenced; the arbiter has to agree.
+	SuspUser, SuspNoData, SuspFencing, SuspQuorum bool
 }
 
 // PeerSnapshot is the connection's part.
@@ -47,6 +49,7 @@ type VolumeSnapshot struct {
 	LocalPending, Pending, Unacked, AppPending int
 	Resync                                     *ResyncSnapshot // while a resync runs
 	Last                                       *metadata.Decision
+	Degraded                                   bool // the disk was attached after the crash of a Primary that was alone
 }
 
 // ResyncSnapshot is the progress of a resync.
@@ -63,7 +66,8 @@ type ResyncSnapshot struct {
 
 // Snapshot returns the present state.
 func (c *Core) Snapshot() Snapshot {
-	s := Snapshot{Name: c.cfg.Name, Susp: c.susp || c.suspNoData || c.suspFencing}
+	s := Snapshot{Name: c.cfg.Name, Susp: c.suspended(), SuspUser: c.susp, SuspNoData: c.suspNoData,
+		SuspFencing: c.suspFencing && !c.needsArbiter(), SuspQuorum: c.suspFencing && c.needsArbiter()}
 	for i, p := range c.peers {
 		ps := PeerSnapshot{Name: c.cfg.Peers[i].Name, Conn: p.conn(), Version: p.session.Version,
 			Features: p.session.Features, Resolver: p.resolver, Epochs: p.tx.n + 1}
@@ -86,7 +90,7 @@ func (v *volume) snapshot() VolumeSnapshot {
 		Sent: pd.sent / 2, Received: pd.received / 2, Written: v.written / 2, Read: v.read / 2,
 		ALWrites: v.alWrites, BMWrites: v.bmWrites,
 		LocalPending: v.localPending, Pending: pd.inFlight + pd.pending + pd.rsPending, Unacked: pd.unacked, AppPending: v.appPending,
-		Resync: pd.resync.snapshot(), Last: pd.lastDecision,
+		Resync: pd.resync.snapshot(), Last: pd.lastDecision, Degraded: v.degraded,
 	}
 	if pd.conn != protocol.StandAlone {
 		s.Protocol = pd.p.protocol
