@@ -48,7 +48,7 @@ var (
 	ErrArbiterUnreachable = core.ErrArbiterUnreachable
 	// ErrHandler: a handler refused a resync.
 	ErrHandler = core.ErrHandler
-	// ErrWaitTimeout: a WaitTimeouts has passed.
+	// ErrWaitTimeout: one of the WaitTimeouts has passed.
 	ErrWaitTimeout = errors.New("the peer, or the end of the resync, did not come in time")
 	// ErrInUse: the volume is in use.
 	ErrInUse = core.ErrInUse

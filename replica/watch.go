@@ -21,10 +21,10 @@ type watch struct {
 
 // WaitConnected returns nil when all volumes are connected to the peer. It returns
 // ErrStandAlone, with the reason if one is known (as ErrSplitBrain), when the
-// resource is StandAlone; ErrWaitTimeout if an option limits the wait; and the
-// context's error. Options: WaitTimeouts.
-func (r *Resource) WaitConnected(ctx context.Context, opts ...WaitOption) error {
-	return r.explain("wait for the connection", r.waitFor(ctx, opts, func(s *core.Snapshot) (bool, error) {
+// resource is StandAlone; and the context's error. See [Resource.StartupContext] for
+// DRBD's timeouts.
+func (r *Resource) WaitConnected(ctx context.Context) error {
+	return r.explain("wait for the connection", r.wait(ctx, func(s *core.Snapshot) (bool, error) {
 		return r.each(s, func(st protocol.State) bool { return st.Conn >= protocol.Connected })
 	}))
 }
@@ -32,20 +32,17 @@ func (r *Resource) WaitConnected(ctx context.Context, opts ...WaitOption) error 
 // WaitSync returns nil when all volumes are connected and every disk of the two
 // nodes is UpToDate (volumes without a disk on one node do not count). It does not
 // return for a pair of fresh disks before one node was promoted with Force, nor after
-// a resync in which blocks failed: limit it with ctx. Errors and options are those of
+// a resync in which blocks failed: limit it with ctx. Errors are those of
 // WaitConnected.
-func (r *Resource) WaitSync(ctx context.Context, opts ...WaitOption) error {
+func (r *Resource) WaitSync(ctx context.Context) error {
 	good := func(d protocol.DiskState) bool { return d == protocol.UpToDate || d == protocol.Diskless }
-	return r.explain("wait for the resync", r.waitFor(ctx, opts, func(s *core.Snapshot) (bool, error) {
+	return r.explain("wait for the resync", r.wait(ctx, func(s *core.Snapshot) (bool, error) {
 		return r.each(s, func(st protocol.State) bool {
 			calm := st.Conn == protocol.Connected || st.Conn == protocol.VerifyS || st.Conn == protocol.VerifyT
 			return calm && good(st.Disk) && good(st.PeerDisk)
 		})
 	}))
 }
-
-// WaitOption is a rare variant of [Resource.WaitConnected] and [Resource.WaitSync].
-type WaitOption interface{ wait(*WaitTimeouts) }
 
 // WaitTimeouts bounds a wait at the start of a node, as DRBD's startup section does
 // (spec: behaviour 6.11). Which of the three counts depends on what the node knows when
@@ -60,8 +57,6 @@ type WaitTimeouts struct {
 	// to learn from it ("outdated-wfc-timeout").
 	Outdated time.Duration
 }
-
-func (w WaitTimeouts) wait(o *WaitTimeouts) { *o = w }
 
 // limit is the time that counts for a resource in this state, 0 for none.
 func (w WaitTimeouts) limit(s *core.Snapshot) time.Duration {
@@ -86,12 +81,10 @@ func (w WaitTimeouts) limit(s *core.Snapshot) time.Duration {
 	return limit
 }
 
-// waitFor is wait with options.
-func (r *Resource) waitFor(ctx context.Context, opts []WaitOption, cond func(*core.Snapshot) (bool, error)) error {
-	var w WaitTimeouts
-	for _, o := range opts {
-		o.wait(&w)
-	}
+// StartupContext returns a context for WaitConnected and WaitSync that ends when one of
+// the timeouts has passed, counted from now; they return ErrWaitTimeout then. The state
+// of the resource decides which one counts, so call it after Open and before Connect.
+func (r *Resource) StartupContext(ctx context.Context, w WaitTimeouts) (context.Context, context.CancelFunc) {
 	r.mu.Lock()
 	var limit time.Duration
 	if r.failed == nil {
@@ -99,12 +92,10 @@ func (r *Resource) waitFor(ctx context.Context, opts []WaitOption, cond func(*co
 		limit = w.limit(&snap)
 	}
 	r.mu.Unlock()
-	if limit > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, limit, ErrWaitTimeout)
-		defer cancel()
+	if limit == 0 {
+		return context.WithCancel(ctx)
 	}
-	return r.wait(ctx, cond)
+	return context.WithTimeoutCause(ctx, limit, ErrWaitTimeout)
 }
 
 // each reports whether all volumes' states are fine.
