@@ -70,7 +70,7 @@ func (r *Resource) netAction(a core.NetAction) {
 			r: r, peer: a.Peer, gen: a.Gen,
 			closed: make(chan struct{}), quiet: make(chan struct{}), readMeta: make(chan struct{}),
 		}
-		l.holdAcks = r.cfg.Peers[a.Peer].Protocol != protocol.B
+		l.holdAcks = r.core.Net().Protocol != protocol.B
 		l.ctx, l.cancel = context.WithCancel(context.Background())
 		r.links[a.Peer] = l
 		r.wg.Go(l.run)
@@ -175,11 +175,13 @@ func (l *link) name() string { return l.r.cfg.Peers[l.peer].Name }
 // serve runs the goroutines of a pair until the link is closed.
 func (l *link) serve(pair *transport.Pair) {
 	r := l.r
-	l.payloads = newBuffers(maxBuffersOf(&r.cfg))
+	r.mu.Lock()
+	peer := r.peer
+	r.mu.Unlock()
+	l.payloads = newBuffers(maxBuffersOf(&Config{Peers: []PeerConfig{peer}}))
 	defer l.payloads.close()
-	peer := &r.cfg.Peers[l.peer]
-	data := newStream(l, protocol.DataStream, pair.Data, dataTimeout(peer))
-	meta := newStream(l, protocol.MetaStream, pair.Meta, timeoutOf(peer))
+	data := newStream(l, protocol.DataStream, pair.Data, dataTimeout(&peer))
+	meta := newStream(l, protocol.MetaStream, pair.Meta, timeoutOf(&peer))
 	w := newWork()
 	r.visit(w, func(c *core.Core) {
 		if l.closing {

@@ -37,10 +37,12 @@ type Resource struct {
 
 	dispatch *dispatch // runs handlers
 	order    *ResyncOrder
+	admin    sync.Mutex // held by ChangePeer
 
 	mu       sync.Mutex // guards what follows, and every call of the core
 	core     *core.Core
-	failed   error // once set, the core is not called any more
+	peer     PeerConfig // options in force, but for what the core knows better; zero without a peer
+	failed   error      // once set, the core is not called any more
 	closing  bool
 	links    []*link // per peer: the connection, or the attempt at one; nil if none
 	spares   [][2]*core.Out
@@ -116,6 +118,9 @@ func newResource(cfg Config) (*Resource, error) {
 		return nil, err
 	}
 	r.core = c
+	if len(cfg.Peers) > 0 {
+		r.peer = cfg.Peers[0]
+	}
 	for range r.links {
 		r.spares = append(r.spares, [2]*core.Out{{}, {}})
 	}

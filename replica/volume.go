@@ -41,7 +41,8 @@ type Volume struct {
 	index int // in the core
 	size  atomic.Int64
 	disk  atomic.Pointer[disk]
-	admin chan struct{} // holds a token while Attach or Detach runs
+	admin chan struct{} // holds a token while Attach, Detach, Change or Resize runs
+	now   VolumeConfig  // options in force; guarded by Resource.mu
 	order *orderedVolume
 }
 
@@ -51,7 +52,7 @@ var (
 )
 
 func newVolume(r *Resource, index int) *Volume {
-	return &Volume{r: r, cfg: r.cfg.Volumes[index], index: index, admin: make(chan struct{}, 1)}
+	return &Volume{r: r, cfg: r.cfg.Volumes[index], now: r.cfg.Volumes[index], index: index, admin: make(chan struct{}, 1)}
 }
 
 // ID returns the volume number.

@@ -199,6 +199,8 @@ func (p *peer) receiveProtocolUpdate(peer protocol.Protocol) {
 	p.peerAlg, p.session.PeerDigestSize = alg, alg.Size()
 	p.protocol = peer.Replication
 	net := &p.c.cfg.Net
+	// They are configured from now on: the next connection compares them again.
+	net.Protocol, net.IntegrityAlg = peer.Replication, peer.IntegrityAlg
 	net.AfterSB0, net.AfterSB1, net.AfterSB2 = peer.AfterSB0.Mirrored(), peer.AfterSB1.Mirrored(), peer.AfterSB2.Mirrored()
 	p.c.logf(LogInfo, -1, "peer changed the protocol to %v", peer.Replication)
 }
