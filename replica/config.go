@@ -323,8 +323,12 @@ type PeerConfig struct {
 	// both. Empty for none.
 	CRAMAlg, Secret string
 
-	// AllowTwoPrimaries is to let both nodes be Primary. It is refused for now:
-	// overlapping writes of two Primaries are not put in order yet.
+	// AllowTwoPrimaries lets both nodes be Primary at the same time
+	// ("allow-two-primaries"); both, and only with protocol.C. Concurrent writes of
+	// both nodes to the same blocks are put in order, so that the disks stay equal;
+	// what is safe beyond that is up to the application, as on any shared disk: a
+	// cluster file system, live migration. If the two lose each other, that is a
+	// split brain, always (spec: behaviour 5.6, wire 8.13; docs/two-primaries.md).
 	AllowTwoPrimaries bool
 	// AfterSB0Pri, AfterSB1Pri and AfterSB2Pri say what to do about a split brain
 	// that is found with no, one or two Primaries; both. The zero value is
@@ -427,8 +431,8 @@ func (p *PeerConfig) validate() error {
 	if p.Protocol != 0 && (p.Protocol < protocol.A || p.Protocol > protocol.C) {
 		return fmt.Errorf("%w: Protocol %d: want protocol.A, B or C", ErrConfig, p.Protocol)
 	}
-	if p.AllowTwoPrimaries {
-		return fmt.Errorf("%w: AllowTwoPrimaries is not supported yet: overlapping writes of two Primaries are not put in order", ErrConfig)
+	if p.AllowTwoPrimaries && p.Protocol != 0 && p.Protocol != protocol.C {
+		return fmt.Errorf("%w: AllowTwoPrimaries needs protocol.C, not %v", ErrConfig, p.Protocol)
 	}
 	if (p.CRAMAlg == "") != (p.Secret == "") {
 		return fmt.Errorf("%w: CRAMAlg and Secret go together: set both or none", ErrConfig)

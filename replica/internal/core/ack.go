@@ -14,6 +14,10 @@ func (pd *peerDevice) receiveAck(cmd protocol.Command, a protocol.BlockAck) erro
 	if err := pd.v.inside(a.Sector, uint64(a.Size)); err != nil {
 		return err
 	}
+	pd.acksSeen, pd.ackSeq = pd.acksSeen+1, a.Seq
+	if pd.p.rx.held != nil {
+		defer pd.p.releaseHeld()
+	}
 	if a.ID == protocol.IDSyncer {
 		return pd.receiveSyncAck(cmd, a)
 	}
@@ -48,8 +52,13 @@ func (pd *peerDevice) receiveAck(cmd protocol.Command, a protocol.BlockAck) erro
 		}
 		pd.pending--
 		r.remoteReadFailed(fmt.Errorf("the peer could not read sector %d", r.sector))
-	default: // P_SUPERSEDED and P_RETRY_WRITE belong to two primaries
+	case protocol.CmdSuperseded, protocol.CmdRetryWrite:
+		return r.conflictDecided(cmd)
+	default:
 		return errSequence
+	}
+	if e := pd.p.tx.first; e != nil && e.withdrawn > 0 {
+		pd.p.coverConflicts()
 	}
 	return nil
 }
@@ -99,6 +108,10 @@ func (pd *peerDevice) receiveSyncAck(cmd protocol.Command, a protocol.BlockAck) 
 			return nil
 		}
 		if !r.running {
+			if pd.lateAcks > 0 {
+				pd.lateAcks-- // of a resync that was cut off: the blocks stay marked
+				return nil
+			}
 			// Nobody asked for it. Clearing bits on such a word would destroy
 			// redundancy silently; the kernel does (spec: wire trap 22).
 			return errSequence

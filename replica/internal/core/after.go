@@ -84,6 +84,10 @@ func becameSource(o, n protocol.ConnState) bool {
 func (c *Core) generationAfter(pd *peerDevice, o, n protocol.State) {
 	v := pd.v
 	before, after := metadata.DiskState(o.PeerDisk), metadata.DiskState(n.PeerDisk)
+	if pd.letGo && n.Conn < protocol.Connected { // the peer left before it said what became of its disk
+		before = metadata.DiskUpToDate
+		defer pd.heldNoMore()
+	}
 	own, shared := metadata.DiskState(n.Disk), pd.feed.PeerMayShare()
 	primary := n.Role == protocol.Primary || n.Peer == protocol.Primary
 	birth := v.ids.BirthOnLoss(before, after, n.Conn >= protocol.Connected, primary, own, shared)
@@ -101,14 +105,55 @@ func (c *Core) generationAfter(pd *peerDevice, o, n protocol.State) {
 		pd.birthDue = n.Peer == protocol.Primary
 		return
 	}
-	if c.suspended() {
+	if pd.consenting && n.Peer == protocol.Primary && n.PeerDisk < protocol.Inconsistent && !pd.letGo {
+		// Two Primaries, and the other one was just allowed to detach. Until it has
+		// done so its applications read its own disk: what we wrote without it
+		// would be complete here and not be seen there.
+		pd.letGo = true
+		return
+	}
+	pd.beginAlone(birth)
+}
+
+// beginAlone begins the generation that the peer's disk will not have.
+func (pd *peerDevice) beginAlone(birth metadata.Birth) {
+	v := pd.v
+	if v.c.suspended() && (pd.role != protocol.Primary || pd.conn < protocol.Connected) { // the other Primary writes here, suspended or not
 		v.postponed = true
 		return
 	}
 	v.beginGeneration(birth)
-	if n.Conn >= protocol.Connected {
+	if pd.conn >= protocol.Connected {
 		pd.sendUUIDs(0)
 	}
+}
+
+// peerLetGo: the other Primary tells what became of the disk that it was allowed
+// to detach.
+func (pd *peerDevice) peerLetGo() {
+	v := pd.v
+	birth := v.ids.BirthOnLoss(metadata.DiskUpToDate, metadata.DiskState(pd.disk), pd.conn >= protocol.Connected, true,
+		metadata.DiskState(v.disk), pd.feed.PeerMayShare())
+	if pd.disk < protocol.Inconsistent && birth != metadata.NoBirth {
+		pd.beginAlone(birth)
+	}
+	pd.heldNoMore()
+}
+
+// lettingGo reports whether own writes wait for the other Primary's word.
+func (v *volume) lettingGo() bool {
+	for _, pd := range v.pds {
+		if pd.letGo {
+			return true
+		}
+	}
+	return false
+}
+
+// heldNoMore lets own writes go on.
+func (pd *peerDevice) heldNoMore() {
+	pd.letGo = false
+	pd.v.gateOpened()
 }
 
 // acceptedByDisklessPrimary: the Primary stays with us, and writes here from now on.

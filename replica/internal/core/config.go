@@ -135,8 +135,8 @@ func (cfg *Config) check() error {
 	if n := cfg.Net.Protocol; n < protocol.ProtocolA || n > protocol.ProtocolC {
 		return fmt.Errorf("%w: replication protocol %d: want A, B or C", ErrConfig, n)
 	}
-	if cfg.Net.AllowTwoPrimary {
-		return fmt.Errorf("%w: allow-two-primaries: overlapping writes of two Primaries are not put in order yet, and the disks would drift apart", ErrConfig)
+	if cfg.Net.AllowTwoPrimary && cfg.Net.Protocol != protocol.ProtocolC {
+		return fmt.Errorf("%w: allow-two-primaries needs protocol C, not %v", ErrConfig, cfg.Net.Protocol)
 	}
 	if v := cfg.Net.MaxVersion; v < protocol.MinVersion || v > protocol.MaxVersion {
 		return fmt.Errorf("%w: protocol version %d: want %d..%d", ErrConfig, v, protocol.MinVersion, protocol.MaxVersion)

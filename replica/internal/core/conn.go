@@ -56,6 +56,8 @@ func (pd *peerDevice) resetConnection() {
 	pd.seq, pd.uuidFlags, pd.uuidBits = 0, 0, 0
 	pd.rx, pd.syncUUIDSet, pd.beforeHook, pd.pulled = nil, false, false, false
 	pd.aheadTimer.stop()
+	pd.lateAcks = 0
+	pd.writesSeen, pd.acksSeen, pd.ackSeq, pd.conflicts = 0, 0, 0, 0
 	pd.discardMyData = pd.p.opt.DiscardMyData
 	pd.sent, pd.received = 0, 0
 }
@@ -192,10 +194,11 @@ func (p *peer) receiveProtocolUpdate(peer protocol.Protocol) {
 		p.refuse(fmt.Errorf("%w: the peer changed its settings: %w", ErrIncompatible, err))
 		return
 	}
-	if peer.TwoPrimaries {
-		p.refuse(fmt.Errorf("%w: the peer switched allow-two-primaries on, which is not supported yet", ErrIncompatible))
+	if peer.TwoPrimaries && peer.Replication != protocol.ProtocolC {
+		p.refuse(fmt.Errorf("%w: the peer changed its settings: two Primaries need protocol C, not %v", ErrIncompatible, peer.Replication))
 		return
 	}
+	p.c.adoptTwoPrimaries(peer.TwoPrimaries)
 	p.peerAlg, p.session.PeerDigestSize = alg, alg.Size()
 	p.protocol = peer.Replication
 	net := &p.c.cfg.Net
@@ -310,6 +313,7 @@ func (p *peer) close(graceful bool) {
 	p.phase = phaseClosing
 	p.handshakeTimer.stop()
 	p.pingTimer.stop()
+	p.acksTimer.stop()
 	p.c.eff.Net = append(p.c.eff.Net, NetAction{Kind: NetClose, Peer: p.idx, Gen: p.gen, Graceful: graceful})
 	p.abandon()
 }

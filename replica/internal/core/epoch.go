@@ -19,6 +19,7 @@ import (
 type txEpoch struct {
 	number     uint32
 	count      uint32
+	withdrawn  uint32 // writes that lost a conflict (see conflict.go)
 	head, tail *request
 	next       *txEpoch
 }
@@ -83,7 +84,10 @@ func (p *peer) closeEpoch() {
 // It must name that epoch and the exact number of its writes.
 func (p *peer) receiveBarrierAck(a protocol.BarrierAck) error {
 	e := p.tx.first
-	if e == nil || e == p.tx.current || e.number != a.Number || e.count != a.SetSize {
+	if e != nil && e.withdrawn > 0 && e.number != a.Number {
+		return p.barrierAckPast(a)
+	}
+	if e == nil || e == p.tx.current || e.number != a.Number || a.SetSize < e.count || a.SetSize > e.count+e.withdrawn {
 		return fmt.Errorf("%w: barrier ack for epoch %d with %d writes is not that of the oldest epoch", protocol.ErrField, a.Number, a.SetSize)
 	}
 	for r := e.head; r != nil; r = r.next {
@@ -91,6 +95,13 @@ func (p *peer) receiveBarrierAck(a protocol.BarrierAck) error {
 			return fmt.Errorf("%w: barrier ack for epoch %d before the ack of sector %d", protocol.ErrField, a.Number, r.sector)
 		}
 	}
+	p.epochStable(e)
+	p.dropEmptyEpochs()
+	return nil
+}
+
+// epochStable releases the oldest epoch's writes: they are on the peer's disk for good.
+func (p *peer) epochStable(e *txEpoch) {
 	p.tx.pop()
 	p.tx.acked = e.number
 	for r := e.head; r != nil; {
@@ -101,7 +112,6 @@ func (p *peer) receiveBarrierAck(a protocol.BarrierAck) error {
 		r = next
 	}
 	p.tx.recycle(e)
-	return nil
 }
 
 func (t *txEpochs) pop() *txEpoch {

@@ -74,6 +74,9 @@ func (pd *peerDevice) receiveState(ps protocol.State) {
 	}
 	pd.considerResync = false
 	defer func() {
+		if pd.letGo && pd.conn >= protocol.Connected {
+			pd.peerLetGo()
+		}
 		if pd.birthDue && ps.Conn >= protocol.Connected && ps.Disk < protocol.Negotiating && pd.conn >= protocol.Connected {
 			pd.acceptedByDisklessPrimary()
 		}

@@ -4,12 +4,17 @@
 package core
 
 // intervals orders what touches the same blocks of a volume: two entries that
-// overlap, at least one of them a write, run one after the other, in the order in
-// which they arrived. An application write stays from its admission to its
-// completion, so that overlapping writes are never in flight together (spec: wire
-// 8.5); what the peer sends takes effect in the order of its data stream, which
-// is what makes a resync block and a mirrored write to the same place come out
-// right whichever comes first.
+// overlap, at least one of them a write, run one after the other. The own ones do
+// so in the order in which they arrived; an application write stays from its
+// admission to its completion, so that overlapping writes are never in flight
+// together (spec: wire 8.5). What the peer sends takes effect in the order of its
+// data stream, which is what makes a resync block and a mirrored write to the same
+// place come out right whichever comes first.
+//
+// Between the two sides: what the peer sends never waits for an own request that
+// has not begun, and an own request waits for everything of the peer's that is
+// here. So nothing of the peer's waits for something that in turn waits for the
+// peer, and no order of two Primaries' requests ends in a deadlock.
 //
 //	arrival order ->  [W 0..8 running] [R 64..72 running] [W 4..12 waits] [W 0..8 waits]
 type intervals struct {
@@ -61,20 +66,20 @@ func (l *intervals) follow(i, rest *interval) {
 	i.next = rest
 }
 
-// blocked reports whether an earlier entry is in the way of i.
+// blocked reports whether another entry is in the way of i.
 func (l *intervals) blocked(i *interval) bool {
-	for o := i.prev; o != nil; o = o.prev {
-		if o.conflicts(i) && !i.overtakes(o) {
+	before := true
+	for o := l.head; o != nil; o = o.next {
+		if o == i {
+			before = false
+			continue
+		}
+		if o.conflicts(i) && i.yields(o, before) {
 			return true
 		}
 	}
-	for o := i.next; o != nil; o = o.next {
-		if !o.waiting && o.conflicts(i) {
-			return true // it has overtaken i
-		}
-	}
-	if i.req != nil && i.write && l.v.stopped() {
-		return true // something has to be durable first, or I/O is suspended
+	if i.req != nil && i.write && (l.v.stopped() || l.v.lettingGo()) {
+		return true // something has to be durable first, or to be known, or I/O is suspended
 	}
 	// Blocks that this node, as Primary and sync target, has asked for are about
 	// to be overwritten: an own write waits until they are here.
@@ -93,11 +98,27 @@ func (i *interval) conflicts(o *interval) bool {
 	return o.from < i.to && i.from < o.to && (o.write || i.write)
 }
 
-// overtakes reports whether i need not wait for the earlier o: a block that was asked
-// for takes its place before an own write that has not begun, because that write
-// waits for the block.
-func (i *interval) overtakes(o *interval) bool {
-	return o.waiting && o.req != nil && i.peer != nil && i.peer.resyncs()
+// yields reports whether i has to wait for o, which overlaps it and arrived before
+// it or not.
+func (i *interval) yields(o *interval, before bool) bool {
+	peerRead := i.peer != nil && !i.write
+	if o.waiting || o.req != nil && o.write && !o.req.issued {
+		switch {
+		case o.req != nil && o.req.postponed && peerRead:
+			return true // part of it may be on the disk, and it is to come later
+		case o.peer != nil && !o.write:
+			return i.peer == nil && !i.req.postponed // nothing waits for a read that waits, or there were circles
+		case i.peer != nil:
+			return before && o.peer != nil
+		}
+		return before || o.peer != nil
+	}
+	if peerRead && o.req != nil {
+		// A read for the peer wants what is on the disk. An own write that is
+		// there and waits for the peer was sent, too: the peer gets it first.
+		return o.req.local == partPending || o.req.lost || o.req.mayRetry && o.req.net == partPending
+	}
+	return true
 }
 
 // wait puts a running entry back to waiting.
@@ -152,6 +173,18 @@ func (l *intervals) wake() {
 		}
 	}
 	l.waking = false
+}
+
+// rival finds the own writes under way that the peer's write i meets: sent, and not
+// answered. It reports whether there is one, and whether one contains all of i.
+func (l *intervals) rival(from, to uint64) (meets, inside bool) {
+	for o := l.head; o != nil; o = o.next {
+		if o.from < to && from < o.to && o.req != nil && o.write && !o.waiting && o.req.net == partPending {
+			meets = true
+			inside = inside || o.from <= from && to <= o.to
+		}
+	}
+	return meets, inside
 }
 
 // overlapsWrite reports whether a write in the list, running or waiting, touches

@@ -49,7 +49,8 @@ type peer struct {
 	pingTimer          timer
 	handshakeTimer     timer
 	retryTimer         timer
-	shakyUntilUp       bool // the last attempt failed inside the handshake
+	acksTimer          timer // a write waits for acks that were sent before it
+	shakyUntilUp       bool  // the last attempt failed inside the handshake
 
 	met     uint64 // how often the nodes have met
 	meeting bool   // they part only to meet again: no reason to fence

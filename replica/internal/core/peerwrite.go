@@ -5,6 +5,7 @@ package core
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/go-blockmirror/blockmirror/protocol"
 )
@@ -12,18 +13,22 @@ import (
 // peerReq is something that this node does on behalf of its peer: a mirrored write,
 // a block of a resync, a read.
 type peerReq struct {
-	pd     *peerDevice
-	cmd    protocol.Command
-	sector uint64
-	size   uint32
-	id     protocol.BlockID
-	flags  protocol.DataFlags
-	buf    *Buffer
-	epoch  *rxEpoch
-	iv     interval
-	al     alHold
-	failed bool
-	next   *peerReq
+	pd       *peerDevice
+	cmd      protocol.Command
+	sector   uint64
+	size     uint32
+	id       protocol.BlockID
+	flags    protocol.DataFlags
+	buf      *Buffer
+	epoch    *rxEpoch
+	seq      uint32        // spec: wire 3.2
+	acks     uint32        // how many acks the peer had sent before it
+	since    time.Duration // it waits for them; 0 if it does not
+	iv       interval
+	al       alHold
+	failed   bool
+	onlyCopy bool // the peer has no disk for it
+	next     *peerReq
 }
 
 func (c *Core) newPeerReq(pd *peerDevice, cmd protocol.Command, sector uint64, size uint32, id protocol.BlockID) *peerReq {
@@ -84,6 +89,14 @@ func (pd *peerDevice) receiveWrite(h protocol.Header, body []byte, payload *Buff
 	}
 	q := v.c.newPeerReq(pd, h.Command, d.Sector, size, d.ID)
 	q.flags, q.buf = d.Flags, payload
+	q.seq, q.acks = d.Seq, d.Seq-1-pd.writesSeen
+	pd.writesSeen++
+	if pd.disk < protocol.Inconsistent {
+		// Marked at once: before the write's turn comes the peer may attach its disk,
+		// and compare bitmaps.
+		q.onlyCopy = true
+		pd.setOutOfSync(q.sector, q.size)
+	}
 	pd.unacked++
 	pd.received += uint64(size) / 512
 	q.epoch = p.rx.join(v)
@@ -125,6 +138,9 @@ func (q *peerReq) admitWrite() {
 	}
 	q.iv.from, q.iv.to, q.iv.write, q.iv.peer = q.sector, q.sector+uint64(q.size)/512, true, q
 	q.iv.run = runPeerWrite
+	if q.losesConflict() {
+		return
+	}
 	if q.pd.v.active.add(&q.iv) {
 		runPeerWrite(q.pd.v.c, &q.iv)
 	}
@@ -135,7 +151,7 @@ func (q *peerReq) admitWrite() {
 func runPeerWrite(_ *Core, i *interval) {
 	q := i.peer
 	v := q.pd.v
-	if !q.resyncs() && q.pd.disk < protocol.Inconsistent && v.al.log != nil {
+	if q.onlyCopy && v.al.log != nil {
 		q.pd.setOutOfSync(q.sector, q.size)
 		q.al.peer, q.al.ready = q, alReadyPeer
 		if !v.alBegin(&q.al, q.sector, q.size) {
@@ -192,10 +208,11 @@ func peerWriteDone(_ *Core, o *Op) {
 	q.writeDone()
 }
 
-// writeDone answers the peer, and gives the blocks free.
+// writeDone answers the peer, and gives the blocks free. In this order: an own write
+// to them that has waited gets a higher number than the ack, and so the resolver
+// knows that it comes later.
 func (q *peerReq) writeDone() {
 	pd, v := q.pd, q.pd.v
-	v.active.remove(&q.iv)
 	if q.resyncs() {
 		q.resyncWriteDone()
 		return
@@ -221,6 +238,7 @@ func (q *peerReq) writeDone() {
 		pd.ack(protocol.CmdWriteAck, q.sector, q.id, q.size)
 	}
 	e, p := q.epoch, pd.p
+	v.active.remove(&q.iv)
 	q.release()
 	if e != nil {
 		e.pending--
@@ -275,6 +293,7 @@ func (pd *peerDevice) receiveDeallocated(b protocol.BlockDescription) error {
 func (q *peerReq) resyncWriteDone() {
 	pd := q.pd
 	sector, size, failed := q.sector, q.size, q.failed
+	pd.v.active.remove(&q.iv)
 	q.release()
 	if !pd.resync.running {
 		if pd.pulled && pd.p.alive() {

@@ -17,12 +17,16 @@ type promotion struct {
 	force   bool
 	next    int
 	retried bool
+	crossed int    // times that a wish of the peer was under way
 	forced  []bool // per volume: its disk was declared UpToDate
 	good    []bool // its Consistent disk is UpToDate, since the peer's is not
 	split   []bool // force: the peer's disk is taken for Outdated, although nobody has fenced it
 	fences  int    // calls of fence-peer so far
 	done    []bool
 }
+
+// maxCrossings bounds how often a promotion steps back for one of the peer's.
+const maxCrossings = 16
 
 // Promote makes every volume Primary.
 func (c *Core) Promote(cmd *Command, force bool) {
@@ -85,6 +89,9 @@ func (c *Core) promoteNext() {
 			case !code.Success() && p.split[p.next]:
 				p.split[p.next] = false // the peer is here, and does not agree
 				c.promoteNext()
+			case code == protocol.CodeConcurrentStateChange && p.crossed < maxCrossings:
+				p.crossed++ // the peer's own wish goes first; after that ours is judged anew
+				pd.p.ping(func(error) { c.promoteNext() })
 			case !code.Success():
 				c.promoteFailed(refused("promote", code, true))
 			default:

@@ -61,6 +61,7 @@ func (r *request) readRemote(pd *peerDevice) {
 	pd.pending++
 	send(pd.p, protocol.DataStream, protocol.CmdDataRequest, r.v.cfg.Number,
 		protocol.BlockRequest{Sector: r.sector, ID: r.id, Size: r.size})
+	r.v.active.remove(&r.iv) // it takes its turn over there; here nothing of the peer's may wait for the peer
 }
 
 // remoteReadFailed: the peer could not, or is gone; perhaps the own disk can by now.

@@ -27,19 +27,23 @@ type request struct {
 	gen   uint32
 	since time.Duration // when it was sent
 
-	local    partState
-	net      partState
-	err      error // of the local part
-	wantRecv bool  // completion waits for P_RECV_ACK
-	wantAck  bool  // completion waits for P_WRITE_ACK
-	mayClear bool  // sent with MAY_SET_IN_SYNC
-	cleared  bool  // the peer answered P_RS_WRITE_ACK: in sync once the own part is written too
-	flying   bool  // counted in the peer device's inFlight
-	remote   bool  // a read that was sent to the peer
-	frozen   bool  // complete, but held back by a gate or suspended I/O
-	stable   bool  // completion waits for P_BARRIER_ACK: on the peer's disk, durable
-	era      uint64
-	pins     int // segments that still refer to buf
+	local     partState
+	net       partState
+	err       error // of the local part
+	wantRecv  bool  // completion waits for P_RECV_ACK
+	wantAck   bool  // completion waits for P_WRITE_ACK
+	mayClear  bool  // sent with MAY_SET_IN_SYNC
+	cleared   bool  // the peer answered P_RS_WRITE_ACK: in sync once the own part is written too
+	flying    bool  // counted in the peer device's inFlight
+	remote    bool  // a read that was sent to the peer
+	frozen    bool  // complete, but held back by a gate or suspended I/O
+	stable    bool  // completion waits for P_BARRIER_ACK: on the peer's disk, durable
+	issued    bool  // a write that was given to the peer or the disk
+	mayRetry  bool  // sent to a node that decides conflicts
+	lost      bool  // a conflict: it goes out once more when its local part has ended
+	postponed bool  // it has lost a conflict, now or before
+	era       uint64
+	pins      int // segments that still refer to buf
 
 	epoch *txEpoch // of a mirrored write, until its barrier is acknowledged
 	pd    *peerDevice

@@ -168,6 +168,7 @@ func (pd *peerDevice) stopResync() {
 	r.running, r.ready, r.ending = false, false, false
 	r.asked, r.inFlight = r.asked[:0], 0
 	if pd.conn != protocol.Ahead {
+		pd.lateAcks += pd.rsPending
 		pd.rsPending = 0 // Ahead, the answers still come, and are waited for
 	}
 	r.timer.stop()

@@ -17,6 +17,7 @@ type rxEpoch struct {
 	count   uint32
 	pending int
 	barrier bool
+	decided bool      // a write of it lost a conflict, and does not count
 	vols    []*volume // that it has writes for
 	good    []*volume // whose disk took one of them
 	next    *rxEpoch
@@ -74,7 +75,7 @@ func withVolume(list []*volume, v *volume) []*volume {
 
 // start begins a write, or holds it until its turn.
 func (x *rxEpochs) start(p *peer, q *peerReq) {
-	if x.held == nil && q.epoch == x.first && q.pd.v.gates == 0 {
+	if x.held == nil && q.mayStart() {
 		q.admitWrite()
 		return
 	}
@@ -87,10 +88,15 @@ func (x *rxEpochs) start(p *peer, q *peerReq) {
 	x.heldTail = q
 }
 
+// mayStart reports whether the turn of a write has come.
+func (q *peerReq) mayStart() bool {
+	return q.epoch == q.pd.p.rx.first && q.pd.v.gates == 0 && !q.acksDue()
+}
+
 // releaseHeld begins the held writes whose turn has come.
 func (p *peer) releaseHeld() {
 	x := &p.rx
-	for q := x.held; q != nil && q.epoch == x.first && q.pd.v.gates == 0; q = x.held {
+	for q := x.held; q != nil && q.mayStart(); q = x.held {
 		x.held = q.next
 		if x.held == nil {
 			x.heldTail = nil
@@ -177,7 +183,9 @@ func epochFlushed(_ *Core, o *Op) {
 
 // done acknowledges the oldest epoch.
 func (x *rxEpochs) done(p *peer, e *rxEpoch) {
-	send(p, protocol.MetaStream, protocol.CmdBarrierAck, 0, protocol.BarrierAck{Number: e.number, SetSize: e.count})
+	if e.count > 0 || !e.decided { // spec: wire 8.13: no ack for an epoch that lost all its writes
+		send(p, protocol.MetaStream, protocol.CmdBarrierAck, 0, protocol.BarrierAck{Number: e.number, SetSize: e.count})
+	}
 	x.first = e.next
 	if x.first == nil {
 		x.last = nil

@@ -41,6 +41,7 @@ type VolumeSnapshot struct {
 	Flags     metadata.Flags
 	Protocol  protocol.ReplicationProtocol
 	OutOfSync uint64 // blocks of 4 KiB
+	Conflicts uint64 // concurrent writes of two Primaries that met, on this connection
 	ALSusp    bool
 	WO        byte // write ordering: 'f', 'd'
 	// Counters as /proc/drbd names them: ns, nr, dw, dr in KiB.
@@ -86,7 +87,7 @@ func (v *volume) snapshot() VolumeSnapshot {
 	pd := v.pds[0]
 	s := VolumeSnapshot{
 		Number: v.cfg.Number, Minor: v.cfg.Minor, State: pd.state(), Size: v.size, IDs: v.ids, Flags: v.sb.Flags,
-		OutOfSync: pd.oosBlocks(), WO: 'd',
+		OutOfSync: pd.oosBlocks(), Conflicts: pd.conflicts, WO: 'd',
 		Sent: pd.sent / 2, Received: pd.received / 2, Written: v.written / 2, Read: v.read / 2,
 		ALWrites: v.alWrites, BMWrites: v.bmWrites,
 		LocalPending: v.localPending, Pending: pd.inFlight + pd.pending + pd.rsPending, Unacked: pd.unacked, AppPending: v.appPending,

@@ -74,7 +74,7 @@ func (v *volume) blocks(kind IOKind) bool {
 		v.disk == protocol.Attaching || v.disk == protocol.Negotiating || v.disk == protocol.Failed {
 		return true
 	}
-	if v.gates > 0 && kind != IORead {
+	if kind != IORead && (v.gates > 0 || v.lettingGo()) {
 		return true
 	}
 	for _, pd := range v.pds {
@@ -133,17 +133,26 @@ func (v *volume) begin(io *IO) {
 	r.sector, r.size, r.fua, r.unmap = uint64(io.Off)/512, uint32(io.Len), io.FUA, io.MayUnmap
 	io.req = r
 	v.appPending++
-	if io.Kind == IORead {
+	if io.Kind == IORead && !c.cfg.Net.AllowTwoPrimary {
 		r.startRead()
 		return
 	}
-	r.iv.from, r.iv.to, r.iv.write, r.iv.req, r.iv.run = r.sector, r.sector+uint64(r.size)/512, true, r, runRequest
+	r.iv.from, r.iv.to, r.iv.write, r.iv.req, r.iv.run = r.sector, r.sector+uint64(r.size)/512, io.Kind != IORead, r, runRequest
 	if v.active.add(&r.iv) {
-		r.startWrite()
+		runRequest(c, &r.iv)
 	}
 }
 
-func runRequest(_ *Core, i *interval) { i.req.startWrite() }
+// runRequest: the blocks are free. Where two nodes read and write, a read takes
+// its turn too: what it sees was written on both nodes, and what is being written
+// waits until it has seen.
+func runRequest(_ *Core, i *interval) {
+	if i.req.kind == IORead {
+		i.req.startRead()
+		return
+	}
+	i.req.startWrite()
+}
 
 // beginFlush: an application flush ends the epoch, and flushes the own disk. It is
 // not delayed until the peer has flushed too, as in DRBD; only a node

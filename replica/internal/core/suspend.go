@@ -169,11 +169,15 @@ func (v *volume) bearPostponed() {
 	}
 	v.postponed = false
 	pd := v.pds[0]
-	if pd.conn >= protocol.Connected || v.role != protocol.Primary || v.disk != protocol.UpToDate {
+	up := pd.conn >= protocol.Connected
+	if up && pd.disk >= protocol.Inconsistent || v.role != protocol.Primary || v.disk != protocol.UpToDate {
 		return
 	}
 	if b := v.ids.BirthOnPromotion(false, false, metadata.DiskUnknown, pd.feed.PeerMayShare()); b != metadata.NoBirth {
 		v.beginGeneration(b)
+		if up { // the peer has detached its disk
+			pd.sendUUIDs(0)
+		}
 	}
 }
 
@@ -298,9 +302,9 @@ func (c *Core) thaw() {
 
 // succeeded reports whether a request whose parts have ended has done what the
 // application asked for. A write to a disk that is not UpToDate has not: a resync
-// may overwrite it.
+// may overwrite it; nor has one to a disk that goes.
 func (r *request) succeeded() bool {
-	return r.net == partOK || r.local == partOK && (r.kind == IORead || r.v.disk == protocol.UpToDate)
+	return r.net == partOK || r.local == partOK && (r.kind == IORead || r.v.disk == protocol.UpToDate && !r.v.leaving)
 }
 
 // again reports whether a failed request is to be done again: it was begun
@@ -319,6 +323,7 @@ func (r *request) restart() {
 		r.startRead()
 		return
 	}
+	r.issued = false
 	v.active.wait(&r.iv) // a block that was asked for may have to come first
 	v.active.wake()
 }

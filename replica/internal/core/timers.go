@@ -35,7 +35,7 @@ func (t timer) earliest(o timer) timer {
 func (c *Core) Deadline() (at time.Duration, ok bool) {
 	t := c.suspTimer.earliest(c.arbiterTimer)
 	for _, p := range c.peers {
-		t = t.earliest(p.handshakeTimer).earliest(p.pingTimer).earliest(p.requestTimer()).earliest(p.retryTimer)
+		t = t.earliest(p.handshakeTimer).earliest(p.pingTimer).earliest(p.requestTimer()).earliest(p.retryTimer).earliest(p.acksTimer)
 	}
 	for _, v := range c.vols {
 		for _, pd := range v.pds {
@@ -65,6 +65,9 @@ func (c *Core) Tick() {
 		}
 		if p.retryTimer.due(c.now) {
 			p.retryConnect()
+		}
+		if p.acksTimer.due(c.now) {
+			p.acksTimedOut()
 		}
 	}
 	for _, v := range c.vols {

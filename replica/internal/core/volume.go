@@ -84,16 +84,21 @@ type peerDevice struct {
 	stateSent                  bool // the first P_STATE of this connection has been sent
 	consenting                 bool // the consequences of a change that the peer asked for are drawn
 	skipped                    bool // the initial sync, here; the peer has yet to confirm it
+	letGo                      bool // the other Primary was allowed to detach; own writes wait until it says that it has
 	birthDue                   bool // of a generation, when the diskless Primary has accepted us
 	considerResync             bool // spec: behaviour 2.9 rule 6
 	beforeHook                 bool // a before-resync handler is running
 	discardMyData              bool
 	seq                        uint32 // spec: wire 3.2
+	writesSeen, acksSeen       uint32 // of this connection, with such a number of the peer's
+	ackSeq                     uint32 // the number of the last ack
+	conflicts                  uint64 // concurrent writes of both nodes that met
 	unacked, pending, inFlight int
 	flight                     uint64 // sectors of inFlight
 	aheadTimer                 timer
 	pulled                     bool // this connection has seen Ahead or Behind
 	rsPending                  int  // resync requests or replies without an answer
+	lateAcks                   int  // of a resync that was cut off
 	lastDecision               *metadata.Decision
 	sent, received             uint64        // sectors; ns, nr of /proc/drbd
 	feed                       metadata.Feed // of the resync that this node is the source of

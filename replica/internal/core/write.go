@@ -12,6 +12,9 @@ import (
 // startWrite: nothing overlapping is in flight. The next step is the activity log.
 func (r *request) startWrite() {
 	v := r.v
+	if r.al.log != v.al.log {
+		r.al.log = nil // of a write that goes out once more, and the disk has been changed
+	}
 	r.al.req, r.al.ready = r, alReadyWrite
 	if v.hasDisk() && v.al.log != nil && !v.alBegin(&r.al, r.sector, r.size) {
 		return
@@ -19,7 +22,24 @@ func (r *request) startWrite() {
 	r.issue()
 }
 
-func alReadyWrite(_ *Core, h *alHold) { h.req.issue() }
+// alReadyWrite: the extents are hot. What the peer sent in the meantime goes first.
+func alReadyWrite(_ *Core, h *alHold) {
+	r := h.req
+	if r.v.active.blocked(&r.iv) {
+		r.stepBack()
+		return
+	}
+	r.issue()
+}
+
+// stepBack puts a write that may not go out now back to those that wait. Its extents
+// may be needed by others, unless part of it is on a disk already.
+func (r *request) stepBack() {
+	if !r.postponed {
+		r.v.alEnd(&r.al)
+	}
+	r.v.active.wait(&r.iv)
+}
 
 // issue sends the write to the peer and to the own disk. What the state is now
 // decides who gets it; from here on it is in flight.
@@ -28,10 +48,10 @@ func (r *request) issue() {
 	if v.stopped() {
 		// A new generation or a flag has become due since admission, or I/O was
 		// suspended. What is frozen then is what was in flight.
-		v.alEnd(&r.al)
-		v.active.wait(&r.iv)
+		r.stepBack()
 		return
 	}
+	r.issued = true
 	if c.suspended() {
 		r.err = c.suspErr
 		c.maybeComplete(r)
@@ -56,7 +76,7 @@ func (r *request) issue() {
 			pd.sendOutOfSync(r.sector, r.size)
 		}
 	}
-	good := s.Disk == protocol.UpToDate || mirrors(s) && s.PeerDisk == protocol.UpToDate
+	good := s.Disk == protocol.UpToDate && !v.leaving || mirrors(s) && s.PeerDisk == protocol.UpToDate
 	if canLocal && good {
 		r.writeLocal()
 	}
@@ -146,6 +166,7 @@ func localWriteDone(c *Core, o *Op) {
 		}
 	}
 	c.maybeComplete(r)
+	v.active.wake() // reads for the peer wait for the own disk only
 }
 
 // send makes the write part of the current epoch and queues its packet.
@@ -176,6 +197,7 @@ func (r *request) send(pd *peerDevice, s protocol.State) {
 	}
 	flags |= ackFlags
 	r.pd, r.net, r.since = pd, partPending, c.now
+	r.mayRetry = c.cfg.Net.AllowTwoPrimary && !p.resolver
 	if !r.wantRecv && !r.wantAck {
 		r.net = partOK // protocol A: sent is enough; the pin on the buffer says when
 	}
@@ -234,6 +256,13 @@ func (c *Core) maybeComplete(r *request) {
 	if r.v == nil || r.local == partPending || r.net == partPending {
 		return
 	}
+	if r.lost {
+		r.postpone()
+		return
+	}
+	if r.io != nil && r.kind != IORead && !r.issued {
+		return // it lost a conflict and waits for its turn
+	}
 	if r.io != nil {
 		if r.pins > 0 {
 			return // the buffer is still being sent
@@ -272,9 +301,7 @@ func (c *Core) completeRequest(r *request) {
 	}
 	r.v.appPending--
 	r.frozen = false
-	if r.kind != IORead {
-		r.v.active.remove(&r.iv)
-	}
+	r.v.active.remove(&r.iv)
 	if r.epoch != nil && r.pd.p.tx.current == r.epoch {
 		r.pd.p.closeEpoch() // what comes now may depend on this write
 	}
