@@ -294,7 +294,9 @@ func (p *peer) refuse(err error) {
 	}
 	p.c.logf(LogError, -1, "connection refused: %v", err)
 	p.c.event(Event{Kind: EventRefused, Volume: -1, Peer: p.idx, Err: err, Text: err.Error()})
+	p.refusing = true
 	p.disconnectNow(true)
+	p.refusing = false
 }
 
 // disconnectNow goes to Disconnecting; the cleanup leads to StandAlone.
@@ -314,7 +316,7 @@ func (p *peer) close(graceful bool) {
 	p.handshakeTimer.stop()
 	p.pingTimer.stop()
 	p.acksTimer.stop()
-	p.c.eff.Net = append(p.c.eff.Net, NetAction{Kind: NetClose, Peer: p.idx, Gen: p.gen, Graceful: graceful})
+	p.c.eff.Net = append(p.c.eff.Net, NetAction{Kind: NetClose, Peer: p.idx, Gen: p.gen, Graceful: graceful, Refused: p.refusing})
 	p.abandon()
 }
 

@@ -40,6 +40,7 @@ type peer struct {
 	opt      ConnectOptions
 	ownNonce []byte
 	wantConn bool // reconnect after a loss
+	refusing bool // the pair is being closed by refuse
 	lateLoss bool // meta is gone, what is left on data is still read
 
 	lastMeta, lastData time.Duration // when something was last received

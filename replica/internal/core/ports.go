@@ -135,6 +135,11 @@ type NetAction struct {
 	Peer     int // index into Config.Peers
 	Gen      uint64
 	Graceful bool
+	// Refused goes with Graceful: the peer is to come to a verdict of its own. The
+	// end of the meta stream must not overtake what it still has to read on the data
+	// stream, so the meta stream ends when the peer has ended the data stream, or
+	// after some seconds.
+	Refused bool
 }
 
 // Command is an administrator's request in progress. The shell gets it back,
