@@ -67,6 +67,8 @@ type Config struct {
 	// called on one goroutine of the resource's own, in order, and may block
 	// without harm: lines that find 1024 others waiting are dropped and counted.
 	Logger *slog.Logger
+
+	random func() uint64 // nil but in tests
 }
 
 // VolumeConfig describes one replicated device.

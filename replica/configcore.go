@@ -20,6 +20,9 @@ func (r *Resource) coreConfig() core.Config {
 		Arbiter: r.cfg.Arbiter != nil, QuorumLostIOError: r.cfg.OnQuorumLost == QuorumError,
 		Fencer: r.cfg.Fencer != nil, Handlers: r.cfg.Handlers.waits(),
 	}
+	if r.cfg.random != nil {
+		out.Rand = r.cfg.random
+	}
 	for i := range r.cfg.Volumes {
 		out.Volumes = append(out.Volumes, coreVolume(&r.cfg.Volumes[i]))
 	}
