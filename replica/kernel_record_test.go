@@ -146,8 +146,18 @@ func (r *recorder) write(t *testing.T) {
 		t.Logf("%s: a recording of %d KiB is not kept", name, b.Len()>>10)
 		return
 	}
-	path := filepath.Join("internal", "replay", "testdata", name+".jsonl.gz")
+	// What depends on a race, as a cut in the middle of writing, cannot be played exactly.
+	dir := filepath.Join("internal", "replay", "testdata")
+	exact, loose := filepath.Join(dir, name+".jsonl.gz"), filepath.Join(dir, "loose", name+".jsonl.gz")
+	path, other := exact, loose
+	if err := replay.Play(r.list, replay.Options{}); err != nil {
+		t.Logf("%s cannot be played exactly: %v", name, err)
+		path, other = loose, exact
+	}
 	require.NoError(t, os.WriteFile(path, b.Bytes(), 0o644))
+	if err := os.Remove(other); err != nil {
+		require.ErrorIs(t, err, os.ErrNotExist)
+	}
 	t.Logf("%s: %d entries, %d KiB", path, len(r.list), b.Len()>>10)
 }
 
