@@ -349,8 +349,15 @@ func (d *duo) openNode() {
 // settled records the state in which the node is left.
 func (d *duo) settled() {
 	d.t.Helper()
+	if d.rec == nil {
+		return
+	}
 	d.ctx = labContext(d.t)
-	if d.rec != nil && d.status(0).State.Conn == protocol.Connected {
+	d.waitNode(func(st replica.VolumeStatus) bool {
+		c := st.State.Conn
+		return c == protocol.StandAlone || c == protocol.WFConnection || c >= protocol.Connected
+	})
+	if d.status(0).State.Conn == protocol.Connected {
 		d.waitQuiet()
 	}
 	d.rec.status(d.node)

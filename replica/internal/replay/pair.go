@@ -42,11 +42,7 @@ func newPair(rec Recording, at, number int) *pair {
 	for i := at; i < len(rec) && rec[i].Kind != Open; i++ {
 		e := &rec[i]
 		switch {
-		case e.Kind == Kill:
-			p.torn = true
 		case e.Pair != number:
-		case e.Kind == Ended:
-			p.torn = true
 		case e.Kind == Send && commandOf(e) == protocol.CmdPing:
 			sent++
 		case e.Kind == Receive && commandOf(e) == protocol.CmdPingAck:
