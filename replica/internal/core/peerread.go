@@ -19,13 +19,18 @@ func (pd *peerDevice) receiveRequest(cmd protocol.Command, b protocol.BlockReque
 	q := v.c.newPeerReq(pd, cmd, b.Sector, b.Size, b.ID)
 	pd.unacked++
 	if !pd.delayed(q) {
-		q.startRead()
+		pd.p.rx.startRead(q)
 	}
 	return nil
 }
 
-// startRead puts the read into its place among the writes.
-func (q *peerReq) startRead() {
+// reads reports whether the peer wants data.
+func (q *peerReq) reads() bool {
+	return q.cmd == protocol.CmdDataRequest || q.cmd == protocol.CmdRSDataRequest || q.cmd == protocol.CmdRSThinReq
+}
+
+// admitRead gives a read its place among the data writes of the volume.
+func (q *peerReq) admitRead() {
 	v := q.pd.v
 	q.iv.from, q.iv.to, q.iv.peer, q.iv.run = q.sector, q.sector+uint64(q.size)/512, q, runPeerRead
 	if v.active.add(&q.iv) {

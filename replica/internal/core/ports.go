@@ -93,7 +93,7 @@ type IO struct {
 	Volume   int
 	Off, Len int64 // bytes, multiples of 512; Len at most MaxIOBytes for reads and writes, MaxDiscardBytes for discard and zero
 	Buf      []byte
-	FUA      bool // durable on the local disk before completion
+	FUA      bool // of IOWrite: durable on the local disk before completion
 	MayUnmap bool // IOZero may deallocate
 	Err      error
 

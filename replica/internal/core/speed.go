@@ -181,7 +181,7 @@ func (pd *peerDevice) serveDelayed() {
 	for n := 0; len(r.waiting) > 0 && (n == 0 || !pd.throttled()); n++ {
 		q := r.waiting[0]
 		r.waiting = r.waiting[:copy(r.waiting, r.waiting[1:])]
-		q.startRead()
+		q.pd.p.rx.startRead(q)
 	}
 	if len(r.waiting) > 0 {
 		r.delay.arm(pd.v.c.now + resyncStep)
