@@ -68,10 +68,17 @@ func (v *volume) writeDirtySuper() {
 	}
 	v.md.dirty, v.md.writing = false, true
 	v.md.inWrite, v.md.waiting = v.md.waiting, v.md.inWrite[:0]
-	if v.md.primary && v.sb.Flags&metadata.PrimaryInd == 0 && !v.sameDevice {
-		// From then on the activity log no longer covers what the data device may
-		// have in its cache. (On the same device the flush in front does that.)
-		v.flushData(v.writeSuper)
+	if v.md.primary && v.sb.Flags&metadata.PrimaryInd == 0 {
+		// From then on the activity log no longer stands in for marks that are
+		// not on disk yet, nor for what the data device may have in its cache.
+		// (On the same device the flush in front of the block sees to the latter.)
+		v.writeBitmap(nil, func(err error) {
+			if err != nil || v.sameDevice {
+				v.writeSuper(err)
+				return
+			}
+			v.flushData(v.writeSuper)
+		})
 		return
 	}
 	v.writeSuper(nil)

@@ -128,7 +128,7 @@ func (p *pair) lost(i int, st protocol.Stream, why error) {
 // pump takes what a node has to send and puts it on the way.
 func (p *pair) pump(from int) {
 	nd := p.net.c.Nodes[from]
-	if nd.core == nil || p.closed[from] || nd.gen != p.gen[from] {
+	if nd.core == nil || nd.paused || p.closed[from] || nd.gen != p.gen[from] {
 		return
 	}
 	for _, s := range p.ends[from] {
@@ -176,12 +176,14 @@ func (s *stream) sent(o *core.Out, boot int) {
 		c.after(50*time.Millisecond, func() { s.sent(o, boot) })
 		return
 	}
-	s.busy, s.spare = false, o
 	if !alive {
+		s.busy, s.spare = false, o
 		return
 	}
-	nd.event(func() { nd.core.OutDone(0, o) })
-	p.pump(s.from)
+	nd.event(func() { // and then it goes on sending
+		s.busy, s.spare = false, o
+		nd.core.OutDone(0, o)
+	})
 }
 
 func (s *stream) arrive(data []byte) {

@@ -337,7 +337,7 @@ func (n *Node) execute(o *core.Op, d *Disk, covers uint64) {
 	switch {
 	case o.Meta && d.FailMeta, !o.Meta && read && d.FailReads, !o.Meta && !read && d.FailWrites:
 		o.Err = ErrDisk
-		if o.Kind == core.OpWrite { // perhaps some of it was written
+		if o.Kind == core.OpWrite && !o.Meta { // perhaps some of it was written
 			if k := n.c.rng.IntN(2*len(o.Buf)/sectorBytes + 1); k*sectorBytes < len(o.Buf) {
 				_, _ = d.WriteAt(o.Buf[:k*sectorBytes], o.Off)
 			}

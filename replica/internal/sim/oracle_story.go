@@ -84,11 +84,11 @@ func (s *story) events(n *Node) {
 		}
 		if b := ids.Bitmap.Identity(); b != 0 && b != old.Bitmap.Identity() {
 			if _, known := l.parents[b]; !known {
-				// The name of a resync: what the target has during it is made
-				// of this node's data.
 				l.parents[b] = nil
-				l.begun(cur, b)
 			}
+			// Perhaps the name of a resync: what the target has during it is
+			// made of this node's data.
+			l.begun(cur, b)
 		}
 		if known && cur != old.Current.Identity() {
 			l.begun(cur, old.Current) // it was given up for this one

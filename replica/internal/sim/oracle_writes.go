@@ -105,10 +105,10 @@ func (o *ledger) done(w *write) {
 	for s := w.from; s < w.to; s++ {
 		if o.soft[s] == nil {
 			o.soft[s] = []*write{o.acked[s]}
-			for m := range o.maybe[s] {
-				if _, live := o.live[m]; !live && m != w {
-					o.soft[s] = append(o.soft[s], m) // that may be what is there now
-				}
+		}
+		for m := range o.maybe[s] {
+			if _, live := o.live[m]; !live && m != w {
+				o.soft[s] = append(o.soft[s], m) // that may be what is there now
 			}
 		}
 		o.soft[s] = append(o.soft[s], w)
@@ -143,17 +143,27 @@ func (o *ledger) done(w *write) {
 // flushed notes that a flush has ended, submitted after so many acknowledgements.
 func (o *ledger) flushed(acks uint64) {
 	for s, list := range o.soft {
-		k := 0
+		if o.acked[s].ack <= acks {
+			delete(o.soft, s)
+			continue
+		}
+		at := -1 // the last one that the flush covers
 		for i, w := range list {
-			if w != nil && w.ack != 0 && w.ack <= acks {
-				k = i
+			if w != nil && w.ack != 0 && w.ack <= acks && (at < 0 || w.ack > list[at].ack) {
+				at = i
 			}
 		}
-		if k == len(list)-1 && o.acked[s].ack <= acks {
-			delete(o.soft, s)
-		} else {
-			o.soft[s] = list[k:]
+		if at < 0 {
+			continue
 		}
+		var keep []*write
+		for i, w := range list {
+			// Those that were in flight together with it may be what it left.
+			if i >= at || w != nil && w.ack > list[at].horizon {
+				keep = append(keep, w)
+			}
+		}
+		o.soft[s] = keep
 	}
 }
 

@@ -78,6 +78,12 @@ func (r *Run) operate(since time.Duration) {
 			if st.Disk == protocol.Diskless {
 				n.Attach(v, func(err error) { r.tracef("%d attach: %v", n.idx, err) })
 			}
+			if st.Conn == protocol.Connected && st.Disk == protocol.UpToDate && st.PeerDisk == protocol.UpToDate && since > time.Minute &&
+				st.Role == protocol.Secondary && n.core.Snapshot().Volumes[v].OutOfSync > 0 {
+				// Marks of a resync that ended, whose removal a power failure undid:
+				// the identifiers say that there is nothing to copy.
+				r.try(n, "stale marks", func(c *core.Command) { n.core.Invalidate(c, v) })
+			}
 			if st.UserISP {
 				r.try(n, "resume", func(c *core.Command) { n.core.PauseSync(c, v, false) })
 			}
