@@ -238,7 +238,11 @@ func (c *Core) Lost(peer int, gen uint64, s protocol.Stream, err error, timeout 
 	switch {
 	case p.leaving():
 		// The peer agreed and went; its reply, on the other stream, was slower.
-		p.disconnectNow(true)
+		if req := p.clusterReqs[0].req; req.Mask.Disk == protocol.DiskMask {
+			p.leaveAs(req) // it counts on our disk being outdated
+		} else {
+			p.disconnectNow(true)
+		}
 	case s == protocol.MetaStream && p.conn() == protocol.WFReportParams && !p.lateLoss:
 		// A peer that refuses us closes both streams. What it has said on the data
 		// stream may still be on its way, and both nodes must come to a verdict.

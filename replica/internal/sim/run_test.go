@@ -27,7 +27,7 @@ func TestRandom(t *testing.T) {
 	}
 	n := *seedsFlag
 	if n == 0 {
-		n = 200
+		n = 100
 		if testing.Short() || raceEnabled {
 			n = 50
 		}
