@@ -156,6 +156,9 @@ func (r *Run) down(n *Node, power, takeOver bool) {
 	if power {
 		r.fault("power failure")
 	}
+	if r.cfg.Reckless && power {
+		r.void()
+	}
 	n.Crash(power)
 	if !primary || !power || r.cfg.Reckless {
 		return
@@ -176,6 +179,18 @@ func (r *Run) down(n *Node, power, takeOver bool) {
 			}
 		}
 	})
+}
+
+// void forgets what was promised: reckless administrators do not care whose cache is
+// lost.
+func (r *Run) void() {
+	for _, book := range r.books {
+		for _, list := range book.past {
+			for _, w := range list {
+				w.ack = 0
+			}
+		}
+	}
 }
 
 // lose notes that what applications did not flush may be lost.
@@ -245,6 +260,9 @@ func (r *Run) blackout(a *rand.Rand) {
 	}
 	r.fault("blackout")
 	r.lose()
+	if r.cfg.Reckless {
+		r.void()
+	}
 	r.writer = nil
 	for _, n := range r.Nodes {
 		n.Crash(true)

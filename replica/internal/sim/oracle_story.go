@@ -117,6 +117,9 @@ func (s *story) verdict(n *Node, vol int, d *metadata.Decision) {
 	own, peer := d.Verdict.Own.Current, d.Verdict.Peer.Current
 	r := s.r
 	diverged := s.vols[vol].diverged(own, peer)
+	if d.DecidedBy == metadata.ByPolicy {
+		s.consent = [2]bool{true, true}
+	}
 	bad := ""
 	switch out := d.Verdict.Outcome; {
 	case out == metadata.BothZero || out == metadata.Contradictory:

@@ -49,7 +49,7 @@ type setting struct {
 	set func(o *Options, v string) error
 }
 
-func number[T int | int64 | uint32](p func(o *Options) *T) setting {
+func number[T int | int64 | uint32 | uint64](p func(o *Options) *T) setting {
 	return setting{
 		func(o *Options) string { return strconv.FormatInt(int64(*p(o)), 10) },
 		func(o *Options, v string) error { n, err := strconv.ParseInt(v, 10, 64); *p(o) = T(n); return err },
@@ -70,7 +70,7 @@ func text(p func(o *Options) *string) setting {
 	}
 }
 
-func span8[T protocol.Policy | protocol.ReplicationProtocol | protocol.Version | core.OnIOError | metadata.RRConflict](p func(o *Options) *T) setting {
+func span8[T protocol.Policy | protocol.ReplicationProtocol | protocol.Version | core.OnIOError | metadata.RRConflict | core.OnCongestion](p func(o *Options) *T) setting {
 	return setting{
 		func(o *Options) string { return strconv.FormatInt(int64(*p(o)), 10) },
 		func(o *Options, v string) error { n, err := strconv.ParseInt(v, 10, 32); *p(o) = T(n); return err },
@@ -88,6 +88,8 @@ var settings = map[string]setting{
 	"version":   span8(func(o *Options) *protocol.Version { return &o.Net.MaxVersion }),
 	"rle":       toggle(func(o *Options) *bool { return &o.Net.UseRLE }),
 	"ko-count":  number(func(o *Options) *int { return &o.Net.KoCount }),
+	"congested": span8(func(o *Options) *core.OnCongestion { return &o.Net.OnCongestion }),
+	"fill":      number(func(o *Options) *uint64 { return &o.Net.CongestionFill }),
 	"epoch":     number(func(o *Options) *int { return &o.Net.MaxEpochSize }),
 	"window":    number(func(o *Options) *int { return &o.Net.MaxBuffers }),
 	"integrity": text(func(o *Options) *string { return &o.Net.IntegrityAlg }),
@@ -218,6 +220,10 @@ func planOptions(seed uint64) Options {
 	}
 	if one(5) {
 		o.Net.Protocol = protocol.ReplicationProtocol(1 + rng.IntN(2))
+	}
+	if o.Net.Protocol == protocol.ProtocolA && one(2) {
+		o.Net.OnCongestion, o.Net.CongestionFill = core.CongestionPullAhead, 8<<rng.IntN(4)
+		o.Volume.ResyncRate = 1024 // meets the next burst
 	}
 	if one(7) {
 		o.Net.MaxVersion = protocol.Version(91 + rng.IntN(11)) // older ones cannot sort out a lost sync UUID
