@@ -86,8 +86,8 @@ func (h *readHistory) lost(sector uint64, past []*write) {
 	h.sectors[sector] = p
 }
 
-// register is one sector: a read returns what was written last.
-func register(unknown bool) porcupine.Model {
+// sectorRegister is one sector: a read returns what was written last.
+func sectorRegister(unknown bool) porcupine.Model {
 	type state struct {
 		id  uint64
 		any bool
@@ -119,7 +119,7 @@ func (h *readHistory) check() (uint64, bool) {
 				ops = append(ops, op)
 			}
 		}
-		if len(seen) > 0 && porcupine.CheckOperationsTimeout(register(p.unknown), ops, time.Second) == porcupine.Illegal {
+		if len(seen) > 0 && porcupine.CheckOperationsTimeout(sectorRegister(p.unknown), ops, time.Second) == porcupine.Illegal {
 			return p.sector, true
 		}
 	}
