@@ -66,6 +66,7 @@ var kernelScenarios = []kernelScenario{
 	{name: "Volumes", run: kernelVolumes, about: "several volumes in one resource: sync, writes, outage, split brain of one of them"},
 	{name: "Swap", run: kernelSwap, about: "disks change places between node and kernel, orderly or after a crash"},
 	{name: "Beliefs", run: kernelBeliefs, slow: true, about: "what either side makes of a disk that either side has left: orderly, crashed or in the middle of a resync; apply-al by either tool; internal and external metadata"},
+	{name: "TwoPrimaries", run: kernelTwoPrimaries, about: "allow-two-primaries: both write at one time, apart and to the same blocks; they lose each other; only one side allows it"},
 	{name: "NodeDiskFails", only: nodeActs, run: kernelNodeDiskFails, about: "the node's disk fails, as Primary and as Secondary"},
 	{name: "KernelDiskFails", only: kernelActs, run: kernelKernelDiskFails, about: "the kernel's disk fails, as Primary and as Secondary"},
 	{name: "Idle", run: kernelIdle, about: "nothing but pings for a while"},
