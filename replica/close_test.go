@@ -26,7 +26,7 @@ type closing struct {
 	disk *blockdev.Faulty // alpha's
 
 	holder *transporttest.Holder // of what alpha receives
-	heal []func()
+	heal   []func()
 }
 
 // short runs a step that may not succeed, for a second of the bubble's time.
