@@ -128,6 +128,10 @@ func (pd *peerDevice) askDetach(cmd *Command) {
 			c.Detach(cmd, v.idx, false)
 		case !code.Success():
 			c.finish(cmd, refused("detach", code, true))
+		case !c.allowed(pd, func(s *protocol.State) { s.Disk = protocol.Failed }).Success():
+			// Meanwhile this disk has become the only good one, or feeds a resync.
+			c.finish(cmd, refused("detach", c.allowed(pd, func(s *protocol.State) { s.Disk = protocol.Failed }), false))
+			pd.p.meetAgain("the peer agreed to a detach that is not possible any more")
 		default:
 			// The peer counts on this disk being gone, and may have begun a
 			// generation of its own: from here on it must not begin one, too.

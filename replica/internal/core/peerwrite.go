@@ -253,6 +253,10 @@ func (q *peerReq) wantsWriteAck() bool {
 // receiveResyncData is a block that this node, as sync target, has asked for. It is
 // written in its place among the mirrored writes of the stream.
 func (pd *peerDevice) receiveResyncData(d protocol.Data, payload *Buffer) error {
+	if !pd.resync.running {
+		payload.Release() // the resync was cut off, as by a detach; the blocks stay marked
+		return nil
+	}
 	if payload == nil {
 		return fmt.Errorf("%w: no data", protocol.ErrLength)
 	}
@@ -282,6 +286,9 @@ func (pd *peerDevice) receiveResyncData(d protocol.Data, payload *Buffer) error 
 
 // receiveDeallocated is the answer "all zero" to P_RS_THIN_REQ.
 func (pd *peerDevice) receiveDeallocated(b protocol.BlockDescription) error {
+	if !pd.resync.running {
+		return nil
+	}
 	if !pd.resync.expected(b.Sector, b.Size) {
 		return fmt.Errorf("%w: sector %d was not asked for", protocol.ErrField, b.Sector)
 	}
