@@ -37,11 +37,15 @@ func (s *scene) neverBothPrimary(what string) {
 // Both commands end; there are never two connected Primaries; the last good disk that
 // somebody uses stays; and afterwards the nodes find together again.
 func TestClusterRaces(t *testing.T) {
+	seeds := uint64(24)
+	if raceEnabled || testing.Short() {
+		seeds = 4
+	}
 	for first, wishA := range wishes {
 		for second, wishB := range wishes {
 			t.Run(first+" against "+second, func(t *testing.T) {
 				outcomes := map[string]int{}
-				for seed := range uint64(24) {
+				for seed := range seeds {
 					c := New(seed, testOptions())
 					s := &scene{Cluster: c, t: t, a: c.Nodes[0], b: c.Nodes[1]}
 					s.bootConnected()
