@@ -195,7 +195,9 @@ func (pd *peerDevice) meetsAgain(own, ps protocol.State) bool {
 		return false
 	}
 	v.bearPostponed()
-	pd.p.meetAgain("a new generation while I/O is suspended")
+	v.logf(LogInfo, "a new generation while I/O is suspended: connecting anew")
+	pd.p.meeting = true
+	pd.p.lose(protocol.ProtocolError)
 	return true
 }
 
