@@ -31,7 +31,7 @@ var mayImport = map[string][]string{
 	"transport":               {"protocol"},
 	"transport/transporttest": {"protocol", "transport"},
 	"replica/blockdev":        {},
-	"replica/drbdconf":        {"metadata", "protocol", "replica"},
+	"replica/drbdconf":        {"metadata", "protocol", "replica", "transport"},
 	"replica/internal/core":   {"activitylog", "bitmap", "metadata", "protocol"},
 	"replica": {
 		"activitylog", "bitmap", "metadata", "protocol", "transport", "replica/blockdev", "replica/internal/core",

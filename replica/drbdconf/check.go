@@ -5,6 +5,7 @@ package drbdconf
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -50,11 +51,13 @@ func (p *parser) checkHost(r *Resource, h *Host) {
 	if len(volumes) == 0 {
 		p.errs.at(h.Pos, ErrInvalid, "%s has no volume: device, disk and meta-disk are missing", h.Name())
 	}
-	implicit := 0
-	for _, v := range volumes {
+	written, implicit := slices.Concat(r.Volumes, h.Volumes), 0
+	for _, v := range written {
 		if v.Implicit {
 			implicit++
 		}
+	}
+	for _, v := range volumes {
 		if v.Minor < 0 {
 			p.errs.at(v.Pos, ErrInvalid, "volume %d of %s has no device", v.Number, h.Name())
 		}
@@ -65,7 +68,7 @@ func (p *parser) checkHost(r *Resource, h *Host) {
 			p.errs.at(v.Pos, ErrInvalid, "volume %d of %s has no meta-disk", v.Number, h.Name())
 		}
 	}
-	if implicit > 0 && implicit < len(volumes) {
+	if implicit > 0 && implicit < len(written) {
 		p.errs.at(h.Pos, ErrInvalid, "volume sections and lines of a volume outside of one are mixed")
 	}
 }

@@ -4,6 +4,7 @@
 package drbdconf
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 )
@@ -31,6 +32,11 @@ type Pos struct {
 
 // String returns "FILE:LINE:COLUMN".
 func (p Pos) String() string { return fmt.Sprintf("%s:%d:%d", p.File, p.Line, p.Column) }
+
+// compare orders places by file, line and column.
+func (p Pos) compare(q Pos) int {
+	return cmp.Or(cmp.Compare(p.File, q.File), cmp.Compare(p.Line, q.Line), cmp.Compare(p.Column, q.Column))
+}
 
 // Error is something wrong at a place. It wraps one of the package's errors.
 type Error struct {

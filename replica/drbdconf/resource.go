@@ -197,6 +197,7 @@ func (p *parser) notEmpty(w word) {
 
 // device reads "PATH", "minor N" or "PATH minor N".
 func (p *parser) device(v *Volume, args []word) {
+	pos := args[0].pos
 	if args[0].text != "minor" {
 		v.Device = args[0].text
 		p.notEmpty(args[0])
@@ -206,13 +207,13 @@ func (p *parser) device(v *Volume, args []word) {
 		v.Minor = minorOf(v.Device)
 		if args = args[1:]; len(args) == 0 {
 			if v.Minor < 0 {
-				p.errs.at(v.Pos, ErrInvalid, "the number of %s is not known: add minor and the number", v.Device)
+				p.errs.at(pos, ErrInvalid, "the number of %s is not known: add minor and the number", v.Device)
 			}
 			return
 		}
 	}
 	if len(args) != 2 || args[0].text != "minor" {
-		p.errs.at(args[0].pos, ErrSyntax, "device is followed by a name, by minor and a number, or by both")
+		p.errs.at(pos, ErrSyntax, "device is followed by a name, by minor and a number, or by both")
 		return
 	}
 	n := p.integer(args[1], 0, 1<<20-1)
@@ -224,6 +225,7 @@ func (p *parser) device(v *Volume, args []word) {
 
 // metaDisk reads "internal", "PATH" or "PATH[N]".
 func (p *parser) metaDisk(v *Volume, args []word, flexible bool) {
+	pos := args[0].pos
 	p.notEmpty(args[0])
 	if args[0].quoted {
 		v.MetaDisk = args[0].text
@@ -232,7 +234,7 @@ func (p *parser) metaDisk(v *Volume, args []word, flexible bool) {
 	rest := strings.ReplaceAll(joinWords(args), " ", "")
 	path, index, bracket := strings.Cut(rest, "[")
 	if v.MetaDisk != "" && path != "" || path == "" && v.MetaDisk == "" {
-		p.errs.at(v.Pos, ErrSyntax, "meta-disk is followed by internal, or by a device and maybe a number in brackets")
+		p.errs.at(pos, ErrSyntax, "meta-disk is followed by internal, or by a device and maybe a number in brackets")
 		return
 	}
 	if path != "" {
@@ -242,7 +244,7 @@ func (p *parser) metaDisk(v *Volume, args []word, flexible bool) {
 		return
 	}
 	n, err := strconv.ParseUint(strings.TrimSuffix(index, "]"), 10, 8)
-	switch pos := args[0].pos; {
+	switch {
 	case err != nil || !strings.HasSuffix(index, "]"):
 		p.errs.at(pos, ErrInvalid, "the index of the metadata is a number in brackets, 0 to 255, not [%s", index)
 	case flexible || v.MetaDisk == "internal":
