@@ -5,7 +5,6 @@ package replica
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync/atomic"
 
@@ -31,40 +30,6 @@ func (d *Disk) metaDevice() blockdev.Device {
 		return d.MetaDevice
 	}
 	return d.Device
-}
-
-// CreateMetadata writes fresh metadata of format v08 to a disk, as drbdmeta's
-// create-md does: the bitmap is clear, the identifiers say "just created", and
-// nothing is known of the peer. What the disk holds outside the metadata area
-// stays. The zero options are right for a new pair.
-//
-// If there is metadata already it returns ErrMetadataExists, unless Force is
-// given: a disk that loses its metadata is resynced in full.
-func CreateMetadata(d Disk, md metadata.CreateOptions, opts ...CreateOption) error {
-	var o createOptions
-	for _, opt := range opts {
-		opt.create(&o)
-	}
-	if d.Device == nil {
-		return fmt.Errorf("replica: create metadata: %w: Disk.Device is nil", ErrConfig)
-	}
-	if err := checkDisk(d.MetaDisk, d.MetaDevice); err != nil {
-		return fmt.Errorf("replica: create metadata: %w", err)
-	}
-	dev := d.metaDevice()
-	if !o.force {
-		sb, _, err := metadata.Read(dev, d.MetaDisk, dev.Size())
-		switch {
-		case err == nil:
-			return fmt.Errorf("replica: create metadata: %w (%v)", ErrMetadataExists, sb.Version)
-		case !errors.Is(err, metadata.ErrNoMetadata) && !errors.Is(err, metadata.ErrCorrupt):
-			return fmt.Errorf("replica: create metadata: %w", err)
-		}
-	}
-	if _, err := metadata.Create(dev, metadata.V08, d.MetaDisk, dev.Size(), md); err != nil {
-		return fmt.Errorf("replica: create metadata: %w", err)
-	}
-	return nil
 }
 
 // byteReader reads a device at any offset, as readers of metadata do.

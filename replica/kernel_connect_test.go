@@ -16,7 +16,7 @@ import (
 // StandAlone, the other one goes on looking.
 func kernelConnect(t *testing.T, lab *kernelLab) {
 	d := newDuo(t, lab, duoOptions{})
-	for range 2 {
+	for range 5 {
 		d.connect()
 		d.waitKernelState("Connected Secondary/Secondary UpToDate/UpToDate")
 		d.waitNodeState("Connected Secondary/Secondary UpToDate/UpToDate")

@@ -239,7 +239,7 @@ func (d *duo) crashWriters() (acked, flushed map[int64]int64) {
 // kernelCrashOfSecondary: the Primary goes on; what it writes meanwhile is all that is
 // copied when the other one is back.
 func kernelCrashOfSecondary(t *testing.T, lab *kernelLab) {
-	t.Run("kernel", func(t *testing.T) {
+	lab.part(t, kernelActs, "kernel", func(t *testing.T) {
 		d := newDuo(t, lab, duoOptions{mayBreak: true})
 		d.connect()
 		require.NoError(t, d.node.Promote(d.ctx))
@@ -257,7 +257,7 @@ func kernelCrashOfSecondary(t *testing.T, lab *kernelLab) {
 		require.LessOrEqual(t, d.lastKernelResync(), 5+256, "no more than was under way")
 		d.requireSameVerdicts()
 	})
-	t.Run("node", func(t *testing.T) {
+	lab.part(t, nodeActs, "node", func(t *testing.T) {
 		d := newDuo(t, lab, duoOptions{mayBreak: true})
 		d.connect()
 		require.NoError(t, d.kernel.Primary(d.ctx))

@@ -60,7 +60,7 @@ func kernelDisklessKernel(t *testing.T, lab *kernelLab) {
 // kernelDetach: the Primary gives its disk away while connected, goes on over the peer,
 // and takes the disk back.
 func kernelDetach(t *testing.T, lab *kernelLab) {
-	t.Run("node", func(t *testing.T) {
+	lab.part(t, nodeActs, "node", func(t *testing.T) {
 		d := newDuo(t, lab, duoOptions{})
 		d.connect()
 		require.NoError(t, d.node.Promote(d.ctx))
@@ -71,13 +71,28 @@ func kernelDetach(t *testing.T, lab *kernelLab) {
 		_, err := d.vol().ReadAtContext(d.ctx, got, 1<<20+4096)
 		require.NoError(t, err)
 		require.Equal(t, lab.pattern[4096:8192], got)
-		require.NoError(t, d.vol().Attach(d.ctx, replica.Disk{}))
+		require.NoError(t, d.vol().Attach(d.ctx))
 		d.waitNode(func(st replica.VolumeStatus) bool { return st.State.Disk == protocol.UpToDate })
 		d.waitSync()
 		d.requireSame()
 		d.requireSameVerdicts()
 	})
-	t.Run("kernel secondary", func(t *testing.T) {
+	lab.part(t, kernelActs, "kernel", func(t *testing.T) {
+		d := newDuo(t, lab, duoOptions{})
+		d.connect()
+		require.NoError(t, d.kernel.Primary(d.ctx))
+		require.NoError(t, d.kernel.Detach(d.ctx, d.kernel.Volumes[0]))
+		d.waitNodeState("Connected Secondary/Primary UpToDate/Diskless")
+		d.kernelWrite(0, 1<<20, 0, 3*4096, 4096)
+		require.Equal(t, lab.pattern[:3*4096], d.nodeContent(0)[1<<20:1<<20+3*4096])
+		require.NoError(t, d.kernel.Attach(d.ctx, d.kernel.Volumes[0]))
+		d.waitKernel(func(m kerneldrbd.Minor) bool { return m.Disk == "UpToDate" })
+		d.waitSync()
+		d.requireSame()
+		d.requireSameVerdicts()
+		require.NoError(t, d.kernel.Secondary(d.ctx))
+	})
+	lab.part(t, kernelActs, "kernel secondary", func(t *testing.T) {
 		d := newDuo(t, lab, duoOptions{})
 		d.connect()
 		require.NoError(t, d.node.Promote(d.ctx))
@@ -91,14 +106,14 @@ func kernelDetach(t *testing.T, lab *kernelLab) {
 		require.Equal(t, 3, d.lastKernelResync())
 		d.requireSameVerdicts()
 	})
-	t.Run("node secondary", func(t *testing.T) {
+	lab.part(t, nodeActs, "node secondary", func(t *testing.T) {
 		d := newDuo(t, lab, duoOptions{})
 		d.connect()
 		require.NoError(t, d.kernel.Primary(d.ctx))
 		require.NoError(t, d.vol().Detach(d.ctx))
 		d.waitKernelState("Connected Primary/Secondary UpToDate/Diskless")
 		d.kernelWrite(0, 1<<20, 0, 3*4096, 4096)
-		require.NoError(t, d.vol().Attach(d.ctx, replica.Disk{}))
+		require.NoError(t, d.vol().Attach(d.ctx))
 		d.waitNode(func(st replica.VolumeStatus) bool { return st.State.Disk == protocol.UpToDate })
 		d.waitSync()
 		d.requireSame()

@@ -43,7 +43,7 @@ const (
 	labLarge   = 5 // /dev/vdf: labLargeBytes
 
 	labBadOffset  = 6 << 20
-	labLargeBytes = 520 << 20
+	labLargeBytes = 324 << 20
 )
 
 // kernelLab is a guest with the kernel's DRBD, and disks to experiment with.
@@ -53,72 +53,16 @@ type kernelLab struct {
 	// pattern is what the disk labPattern holds. Guests read no host memory, so data
 	// that the kernel shall write comes from there.
 	pattern []byte
+
+	matrix *kernelMatrix
+	row    string // the scenario that runs
+	only   kernelDirection
 }
 
-// TestKernel runs a blockmirror node against the Linux kernel's DRBD. One guest serves
-// all scenarios; each begins with new metadata.
-func TestKernel(t *testing.T) {
-	kerneldrbd.Require(t)
-	if testing.Short() {
-		t.Skip("boots a virtual machine")
-	}
-	lab := newKernelLab(t)
-	for _, s := range kernelScenarios {
-		t.Run(s.name, func(t *testing.T) { s.run(t, lab) })
-	}
-}
-
-// kernelScenarios run in this order in one guest.
-var kernelScenarios = []struct {
-	name string
-	run  func(*testing.T, *kernelLab)
-}{
-	{"Connect", kernelConnect},
-	{"FullSyncToKernel", kernelFullSyncToKernel},
-	{"FullSyncFromKernel", kernelFullSyncFromKernel},
-	{"LateJoiner", kernelLateJoiner},
-	{"SkipInitialSync", kernelSkipInitialSync},
-	{"WritesA", func(t *testing.T, lab *kernelLab) { kernelWrites(t, lab, protocol.A) }},
-	{"WritesB", func(t *testing.T, lab *kernelLab) { kernelWrites(t, lab, protocol.B) }},
-	{"WritesC", func(t *testing.T, lab *kernelLab) { kernelWrites(t, lab, protocol.C) }},
-	{"DiscardAndZeroes", kernelDiscardAndZeroes},
-	{"Outage", kernelOutage},
-	{"WritesWhileSyncing", kernelWritesWhileSyncing},
-	{"RoleSwitch", kernelRoleSwitch},
-	{"CrashOfKernelPrimary", kernelCrashOfKernelPrimary},
-	{"CrashOfNodePrimary", kernelCrashOfNodePrimary},
-	{"CrashOfSecondary", kernelCrashOfSecondary},
-	{"ResyncCut", kernelResyncCut},
-	{"Invalidate", kernelInvalidate},
-	{"PauseSync", kernelPauseSync},
-	{"DisklessNode", kernelDisklessNode},
-	{"DisklessKernel", kernelDisklessKernel},
-	{"Detach", kernelDetach},
-	{"Integrity", kernelIntegrity},
-	{"Authentication", kernelAuthentication},
-	{"Versions", kernelVersions},
-	{"NetOptions", kernelNetOptions},
-	{"Swap", kernelSwap},
-	{"NodeDiskFails", kernelNodeDiskFails},
-	{"KernelDiskFails", kernelKernelDiskFails},
-	{"Idle", kernelIdle},
-	{"KernelHangs", kernelHangs},
-	{"NodeHangs", kernelNodeHangs},
-	{"Fencing", kernelFencing},
-	{"Ahead", kernelAhead},
-	{"NodeAhead", kernelNodeAhead},
-	{"PromoteTarget", kernelPromoteTarget},
-	{"Random", kernelRandom},
-	{"ActivityLog", kernelActivityLog},
-}
-
-func newKernelLab(t *testing.T) *kernelLab {
-	lab := &kernelLab{pattern: make([]byte, labPatternBytes)}
-	rng := rand.New(rand.NewPCG(8, 4))
-	for i := range lab.pattern {
-		lab.pattern[i] = byte(rng.Uint32())
-	}
-	dir := t.TempDir()
+// newKernelLab starts a guest, which runs until all is over, the end of which is all's.
+func newKernelLab(t, all *testing.T) *kernelLab {
+	lab := &kernelLab{pattern: labPatternData()}
+	dir := all.TempDir()
 	opts := kerneldrbd.Options{}
 	for i := range labLarge + 1 {
 		path := filepath.Join(dir, fmt.Sprint("disk", i))
@@ -136,8 +80,17 @@ func newKernelLab(t *testing.T) *kernelLab {
 	var err error
 	lab.guest, err = kerneldrbd.Start(labContext(t), opts)
 	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, lab.guest.Close()) })
+	all.Cleanup(func() { require.NoError(all, lab.guest.Close()) })
 	return lab
+}
+
+func labPatternData() []byte {
+	pattern := make([]byte, labPatternBytes)
+	rng := rand.New(rand.NewPCG(8, 4))
+	for i := range pattern {
+		pattern[i] = byte(rng.Uint32())
+	}
+	return pattern
 }
 
 // size is that of a disk, in bytes.
@@ -150,16 +103,18 @@ func (lab *kernelLab) size(disk int) int64 {
 
 // labContext limits a scenario generously: emulation is slow on a busy machine.
 func labContext(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), labPatience)
 	t.Cleanup(cancel)
 	return ctx
 }
 
 // duoOptions are what scenarios vary.
 type duoOptions struct {
-	fresh    bool // metadata as after create-md; else both disks are in sync
-	two      bool // two volumes, 0 and 1
-	at       int  // the kernel's disk of volume 0; the node's has its size
+	fresh bool // metadata as after create-md; else both disks are in sync
+	two   bool // two volumes, 0 and 1
+	// meta is where the metadata of volume 0 lies: "" for internal, "flexible", "indexed".
+	meta     string
+	at       int // the kernel's disk of volume 0; the node's has its size
 	protocol protocol.ReplicationProtocol
 	config   func(*replica.Config) // changes the node's configuration
 	net      []string              // further options of the kernel's connect
@@ -183,8 +138,10 @@ type duo struct {
 	kernel *kerneldrbd.Resource
 	port   int // where the kernel dials
 
-	node  *replica.Resource
+	node  *labNode
+	rec   *recorder          // nil if nothing is recorded
 	disks []*blockdev.Faulty // the node's
+	metas []blockdev.Device  // with external metadata
 	cfg   replica.Config
 
 	mu      sync.Mutex
@@ -199,11 +156,12 @@ func newDuo(t *testing.T, lab *kernelLab, opts duoOptions) *duo {
 	if opts.protocol == 0 {
 		opts.protocol = protocol.C
 	}
-	d := &duo{t: t, ctx: labContext(t), lab: lab, opts: opts}
+	d := &duo{t: t, ctx: labContext(t), lab: lab, opts: opts, rec: newRecorder()}
 	var err error
 	d.mark, err = lab.guest.Mark(d.ctx)
 	require.NoError(t, err)
 	t.Cleanup(d.report)
+	t.Cleanup(func() { d.rec.write(t) })
 
 	d.port = freePort(t)
 	d.kernel = &kerneldrbd.Resource{
@@ -216,7 +174,13 @@ func newDuo(t *testing.T, lab *kernelLab, opts duoOptions) *duo {
 	for i, n := 0, opts.volumes(); i < n; i++ {
 		v := kerneldrbd.Volume{Number: i, Minor: i}
 		if !opts.kernelDiskless {
-			v.Disk = fmt.Sprintf("/dev/vd%c", 'a'+opts.at+i)
+			v.Disk = lab.device(opts.at + i)
+			if opts.external() {
+				v.MetaDisk = lab.device(opts.metaDisk())
+				if opts.meta == "flexible" {
+					v.MetaIndex = -1
+				}
+			}
 			lab.format(t, opts.at+i, opts)
 		}
 		d.kernel.Volumes = append(d.kernel.Volumes, v)
@@ -240,10 +204,18 @@ func newDuo(t *testing.T, lab *kernelLab, opts duoOptions) *duo {
 		if !opts.nodeDiskless {
 			disk := blockdev.NewFaulty(blockdev.NewMemory(lab.size(opts.at)))
 			t.Cleanup(func() { require.NoError(t, disk.Close()) })
-			require.NoError(t, replica.CreateMetadata(replica.Disk{Device: disk}, opts.metadata(t, disk)))
 			d.disks, v.Disk = append(d.disks, disk), disk
+			if opts.external() {
+				meta := blockdev.NewMemory(lab.size(opts.metaDisk()))
+				t.Cleanup(func() { require.NoError(t, meta.Close()) })
+				d.metas, v.MetaDisk, v.MetaDevice = append(d.metas, meta), opts.location(), meta
+			}
+			require.NoError(t, replica.CreateMetadata(replica.Disk{Device: v.Disk, MetaDisk: v.MetaDisk, MetaDevice: v.MetaDevice}, opts.metadata(t, disk)))
 		}
 		d.cfg.Volumes = append(d.cfg.Volumes, v)
+	}
+	if d.rec != nil {
+		d.cfg.Peers[0].Transport = &recordingTransport{Transport: tr, rec: d.rec}
 	}
 	if opts.config != nil {
 		opts.config(&d.cfg)
@@ -264,10 +236,14 @@ func (o *duoOptions) metadata(t testing.TB, disk blockdev.Device) metadata.Creat
 	if o.fresh {
 		return metadata.CreateOptions{}
 	}
-	l, err := metadata.NewLayout(metadata.V08, metadata.Internal(), disk.Size(), metadata.Geometry{})
-	require.NoError(t, err)
+	size := uint64(disk.Size()) / metadata.SectorSize
+	if !o.external() {
+		l, err := metadata.NewLayout(metadata.V08, metadata.Internal(), disk.Size(), metadata.Geometry{})
+		require.NoError(t, err)
+		size = l.UsableSectors
+	}
 	return metadata.CreateOptions{
-		EffectiveSize: l.UsableSectors, Current: 0x0123456789abcdee,
+		EffectiveSize: size, Current: 0x0123456789abcdee,
 		Flags: metadata.Consistent | metadata.WasUpToDate,
 	}
 }
@@ -279,16 +255,61 @@ func (lab *kernelLab) format(t testing.TB, disk int, opts duoOptions) {
 	require.NoError(t, os.Truncate(path, lab.size(disk)))
 	f, err := blockdev.Open(path, blockdev.Options{NoDirect: true})
 	require.NoError(t, err)
-	require.NoError(t, replica.CreateMetadata(replica.Disk{Device: f}, opts.metadata(t, f)))
+	on := replica.Disk{Device: f}
+	var meta *blockdev.File
+	if opts.external() {
+		path := lab.disks[opts.metaDisk()]
+		require.NoError(t, os.Truncate(path, 0))
+		require.NoError(t, os.Truncate(path, lab.size(opts.metaDisk())))
+		meta, err = blockdev.Open(path, blockdev.Options{NoDirect: true})
+		require.NoError(t, err)
+		on.MetaDisk, on.MetaDevice = opts.location(), meta
+	}
+	require.NoError(t, replica.CreateMetadata(on, opts.metadata(t, f)))
 	require.NoError(t, f.Flush())
 	require.NoError(t, f.Close())
+	if meta != nil {
+		require.NoError(t, meta.Flush())
+		require.NoError(t, meta.Close())
+	}
 }
 
+// device returns the name of a disk in the guest.
+func (lab *kernelLab) device(disk int) string { return fmt.Sprintf("/dev/vd%c", 'a'+disk) }
+
+func (o *duoOptions) external() bool { return o.meta != "" }
+
+// metaDisk is the kernel's disk for external metadata; an index takes 128 MiB.
+func (o *duoOptions) metaDisk() int {
+	if o.meta == "indexed" {
+		return labLarge
+	}
+	return labDisk2
+}
+
+func (o *duoOptions) location() metadata.Location {
+	switch o.meta {
+	case "flexible":
+		return metadata.FlexExternal()
+	case "indexed":
+		return metadata.Indexed(0)
+	}
+	return metadata.Internal()
+}
+
+// freePort returns a port that nobody listens on now, outside of the range from which
+// outgoing connections take theirs.
 func freePort(t testing.TB) int {
-	ln, err := net.Listen("tcp4", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer ln.Close()
-	return ln.Addr().(*net.TCPAddr).Port
+	for range 1000 {
+		ln, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000)))
+		if err != nil {
+			continue
+		}
+		defer ln.Close()
+		return ln.Addr().(*net.TCPAddr).Port
+	}
+	require.Fail(t, "no free port")
+	return 0
 }
 
 // duoLog collects the node's log.
@@ -303,9 +324,11 @@ func (l *duoLog) Write(p []byte) (int, error) {
 // openNode opens the node, records its history, and closes it at the end.
 func (d *duo) openNode() {
 	d.t.Helper()
+	d.rec.open(&d.cfg)
 	res, err := replica.Open(d.ctx, d.cfg)
 	require.NoError(d.t, err)
-	d.node = res
+	node := &labNode{Resource: res, rec: d.rec}
+	d.node = node
 	events := res.Events(context.Background())
 	d.record.Go(func() {
 		for ev := range events {
@@ -315,9 +338,29 @@ func (d *duo) openNode() {
 		}
 	})
 	d.t.Cleanup(func() {
-		require.NoError(d.t, res.Close())
+		if d.node == node && !d.t.Failed() {
+			d.settled()
+		}
+		require.NoError(d.t, node.Close())
 		d.record.Wait()
 	})
+}
+
+// settled records the state in which the node is left.
+func (d *duo) settled() {
+	d.t.Helper()
+	if d.rec == nil {
+		return
+	}
+	d.ctx = labContext(d.t)
+	d.waitNode(func(st replica.VolumeStatus) bool {
+		c := st.State.Conn
+		return c == protocol.StandAlone || c == protocol.WFConnection || c >= protocol.Connected
+	})
+	if d.status(0).State.Conn == protocol.Connected {
+		d.waitQuiet()
+	}
+	d.rec.status(d.node)
 }
 
 // report checks what both sides logged, and shows it if the scenario failed.
@@ -449,7 +492,7 @@ func (d *duo) kernelLog() []string {
 }
 
 // vol is the node's volume 0.
-func (d *duo) vol() *replica.Volume { return d.node.Volume(0) }
+func (d *duo) vol() *labVolume { return d.node.Volume(0) }
 
 // kernelWrite writes n bytes of the pattern to the kernel's device, in requests of
 // size bytes past its page cache.
@@ -513,3 +556,6 @@ func (d *duo) requireBoth(model []byte) {
 	d.requireSame()
 	require.True(d.t, bytes.Equal(model, d.nodeContent(0)), "the data is not what was written")
 }
+
+// labPatience is for one scenario.
+const labPatience = 2 * time.Minute

@@ -111,7 +111,7 @@ func kernelNodeAhead(t *testing.T, lab *kernelLab) {
 // it has not yet, it reads from the source.
 func kernelPromoteTarget(t *testing.T, lab *kernelLab) {
 	for _, target := range []string{"kernel", "node"} {
-		t.Run(target, func(t *testing.T) {
+		lab.part(t, kernelSide(target), target, func(t *testing.T) {
 			d := newDuo(t, lab, duoOptions{fresh: true,
 				disk: []string{"--resync-rate=4000"},
 				config: func(cfg *replica.Config) {
@@ -169,7 +169,7 @@ func kernelPromoteTarget(t *testing.T, lab *kernelLab) {
 // on a large disk; then the Primary crashes, and no more is copied than the log held.
 func kernelActivityLog(t *testing.T, lab *kernelLab) {
 	const slots, extents = 67, labLargeBytes/extentBytes - 1
-	t.Run("node", func(t *testing.T) {
+	lab.part(t, nodeActs, "node", func(t *testing.T) {
 		d := newDuo(t, lab, duoOptions{at: labLarge, mayBreak: true,
 			config: func(cfg *replica.Config) { cfg.Volumes[0].ALExtents = slots }})
 		d.connect()
@@ -193,7 +193,7 @@ func kernelActivityLog(t *testing.T, lab *kernelLab) {
 		require.GreaterOrEqual(t, d.lastKernelResync(), extentBlocks)
 		d.requireSame()
 	})
-	t.Run("kernel", func(t *testing.T) {
+	lab.part(t, kernelActs, "kernel", func(t *testing.T) {
 		d := newDuo(t, lab, duoOptions{at: labLarge, mayBreak: true, disk: []string{fmt.Sprintf("--al-extents=%d", slots)}})
 		d.connect()
 		require.NoError(t, d.kernel.Primary(d.ctx))

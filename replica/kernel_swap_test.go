@@ -6,47 +6,27 @@
 package replica_test
 
 import (
-	"os"
 	"testing"
 
 	"github.com/go-blockmirror/blockmirror/internal/kerneldrbd"
-	"github.com/go-blockmirror/blockmirror/replica/blockdev"
 	"github.com/stretchr/testify/require"
 )
 
 // swapDisks gives each side's disk to the other one. Neither side runs.
 func (d *duo) swapDisks() {
 	d.t.Helper()
-	node := make([]byte, labDiskBytes)
-	_, err := d.disks[0].ReadAt(node, 0)
-	require.NoError(d.t, err)
-	kernel, err := os.ReadFile(d.lab.disks[0])
-	require.NoError(d.t, err)
-	require.NoError(d.t, blockdev.WriteAt(d.disks[0], kernel, 0))
-	require.NoError(d.t, os.WriteFile(d.lab.disks[0], node, 0o600))
+	node, kernel := d.nodeImage(), d.kernelImage()
+	d.giveNode(kernel)
+	d.giveKernel(node)
 }
 
 // kernelSwap: a disk moves to the other kind of node, with its metadata.
 func kernelSwap(t *testing.T, lab *kernelLab) {
-	t.Run("clean", func(t *testing.T) {
-		d := newDuo(t, lab, duoOptions{})
-		d.connect()
-		d.exchange()
-		d.disconnect(true)
-		require.NoError(t, d.node.Close())
-		require.NoError(t, d.kernel.Down(d.ctx))
-		d.swapDisks()
-		require.NoError(t, d.kernel.Up(d.ctx))
-		d.openNode()
-		d.connect()
-		d.waitSync()
-		d.requireNoResync()
-		d.exchange()
-		d.requireUUIDsAgree()
-	})
+	lab.part(t, nodeActs, "clean", func(t *testing.T) { swapClean(t, lab, "") })
+	lab.part(t, kernelActs, "clean, external metadata", func(t *testing.T) { swapClean(t, lab, "flexible") })
 	// The kernel crashes as Primary; the node, with the kernel's disk, does what the
 	// kernel would do: its activity log is replayed here.
-	t.Run("crashed kernel", func(t *testing.T) {
+	lab.part(t, kernelActs, "crashed kernel", func(t *testing.T) {
 		d := newDuo(t, lab, duoOptions{mayBreak: true})
 		d.connect()
 		require.NoError(t, d.kernel.Primary(d.ctx))
@@ -65,7 +45,7 @@ func kernelSwap(t *testing.T, lab *kernelLab) {
 		d.requireSameVerdicts()
 	})
 	// And the other way round: apply-al in the guest replays the node's activity log.
-	t.Run("crashed node", func(t *testing.T) {
+	lab.part(t, nodeActs, "crashed node", func(t *testing.T) {
 		d := newDuo(t, lab, duoOptions{mayBreak: true})
 		d.connect()
 		require.NoError(t, d.node.Promote(d.ctx))
@@ -85,4 +65,24 @@ func kernelSwap(t *testing.T, lab *kernelLab) {
 		d.requireSame()
 		d.requireSameVerdicts()
 	})
+}
+
+// swapClean: both sides leave in order, and the disks change places twice.
+func swapClean(t *testing.T, lab *kernelLab, meta string) {
+	d := newDuo(t, lab, duoOptions{meta: meta})
+	d.connect()
+	d.exchange()
+	for range 2 {
+		d.disconnect(true)
+		require.NoError(d.t, d.node.Close())
+		require.NoError(d.t, d.kernel.Down(d.ctx))
+		d.swapDisks()
+		require.NoError(d.t, d.kernel.Up(d.ctx))
+		d.openNode()
+		d.connect()
+		d.waitSync()
+		d.requireNoResync()
+		d.exchange()
+		d.requireUUIDsAgree()
+	}
 }

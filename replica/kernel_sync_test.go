@@ -25,8 +25,7 @@ import (
 func (d *duo) fillNodeDisk() {
 	d.t.Helper()
 	for off := int64(0); off+labPatternBytes <= labDiskBytes-1<<20; off += labPatternBytes {
-		_, err := d.disks[0].WriteAt(d.lab.pattern, off)
-		require.NoError(d.t, err)
+		d.put(0, d.lab.pattern, off)
 	}
 }
 
@@ -93,7 +92,7 @@ func (d *duo) requireUUIDsAgree() {
 // kernelLateJoiner: a Primary that was in use alone meets a peer with fresh metadata.
 func kernelLateJoiner(t *testing.T, lab *kernelLab) {
 	for _, side := range []string{"node first", "kernel first"} {
-		t.Run(side, func(t *testing.T) {
+		lab.part(t, kernelSide(side), side, func(t *testing.T) {
 			d := newDuo(t, lab, duoOptions{fresh: true})
 			if side == "node first" {
 				require.NoError(t, d.node.Promote(d.ctx, replica.Force()))
@@ -113,13 +112,13 @@ func kernelLateJoiner(t *testing.T, lab *kernelLab) {
 // kernelSkipInitialSync: the administrator says that fresh disks are equal.
 func kernelSkipInitialSync(t *testing.T, lab *kernelLab) {
 	for _, side := range []string{"node", "kernel"} {
-		t.Run(side, func(t *testing.T) {
+		lab.part(t, kernelSide(side), side, func(t *testing.T) {
 			d := newDuo(t, lab, duoOptions{fresh: true})
 			d.connect()
 			d.waitKernelState("Connected Secondary/Secondary Inconsistent/Inconsistent")
 			d.waitNodeState("Connected Secondary/Secondary Inconsistent/Inconsistent")
 			if side == "node" {
-				require.NoError(t, d.vol().NewCurrentUUID(d.ctx, replica.ClearBitmap()))
+				require.NoError(t, d.vol().ClearBitmap(d.ctx))
 			} else {
 				_, err := d.kernel.Command(d.ctx, d.kernel.Volumes[0], "new-current-uuid", "--clear-bitmap")
 				require.NoError(t, err)
@@ -158,7 +157,8 @@ func kernelOutage(t *testing.T, lab *kernelLab) {
 			d.nodeWrite(0, off, from, n)
 		}
 	}
-	for round := range int64(4) {
+	for round := range int64(10) {
+		d.ctx = labContext(t)
 		kernel := round%2 == 1
 		if kernel {
 			require.NoError(t, d.kernel.Primary(d.ctx))
@@ -166,7 +166,7 @@ func kernelOutage(t *testing.T, lab *kernelLab) {
 			require.NoError(t, d.node.Promote(d.ctx))
 		}
 		write(kernel, round<<20, 0, 64<<10) // while connected
-		if round < 2 {                      // the Primary ends the connection, or the Secondary
+		if round/2%2 == 0 {                 // the Primary ends the connection, or the Secondary
 			d.disconnect(kernel)
 		} else {
 			d.disconnect(!kernel)
@@ -254,7 +254,7 @@ func (d *duo) nodeResyncBlocks(i int) uint64 {
 // directions.
 func kernelWritesWhileSyncing(t *testing.T, lab *kernelLab) {
 	for _, side := range []string{"node", "kernel"} {
-		t.Run(side, func(t *testing.T) {
+		lab.part(t, kernelSide(side), side, func(t *testing.T) {
 			d := newDuo(t, lab, duoOptions{fresh: true})
 			d.connect()
 			d.waitNodeState("Connected Secondary/Secondary Inconsistent/Inconsistent")

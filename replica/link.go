@@ -24,6 +24,9 @@ import (
 const (
 	lingerTimeout = 2 * time.Second
 	patience      = 500 * time.Millisecond
+	// refusalTimeout bounds the same where the peer has to come to a verdict of its
+	// own. A kernel runs its split-brain handlers before it leaves.
+	refusalTimeout = 5 * time.Second
 )
 
 // Pauses between attempts after a transport that fails at once.
@@ -52,6 +55,7 @@ type link struct {
 	closing  bool
 	graceful bool
 	patient  bool // let the peer close first
+	refused  bool // let the peer come to a verdict
 	users    int  // Outs of the link that are being sent
 
 	closed    chan struct{} // closed when closing is set
@@ -86,6 +90,7 @@ func (r *Resource) netAction(a core.NetAction) {
 		// Who answers a wish to disconnect leaves last: the answer is on the meta
 		// stream, and the end of the data stream must not overtake it.
 		l.patient = r.core.Snapshot().Peers[a.Peer].Conn == protocol.TearDown
+		l.refused = a.Refused
 		l.shut(a.Graceful)
 	}
 }
@@ -203,10 +208,10 @@ func (l *link) serve(pair *transport.Pair) {
 	senders.Go(meta.run)
 	<-l.closed
 	r.mu.Lock()
-	graceful, patient := l.graceful, l.patient
+	graceful, patient, refused := l.graceful, l.patient, l.refused
 	r.mu.Unlock()
 	if graceful {
-		hangUp(pair, patient, &readers, &senders)
+		hangUp(pair, patient, refused, &readers, &senders)
 	}
 	pair.Close()
 	readers.Wait()
@@ -224,9 +229,15 @@ func (l *link) serve(pair *transport.Pair) {
 // hangUp ends a connection so that the peer can read all that was sent to it:
 // everything queued goes out, then a FIN, and what the peer sends is read and
 // dropped until it has closed too. Closing a socket with unread input would send
-// a RST, which destroys what the peer has not yet read (spec: behaviour 4.5).
-func hangUp(pair *transport.Pair, patient bool, readers, senders *sync.WaitGroup) {
-	cut := time.AfterFunc(lingerTimeout, func() { pair.Close() })
+// a RST, which destroys what the peer has not yet read (spec: behaviour 4.5). After a
+// refusal the meta stream ends last: a kernel that sees its end drops what it has not
+// read on the data stream, and would not find out why.
+func hangUp(pair *transport.Pair, patient, refused bool, readers, senders *sync.WaitGroup) {
+	limit := lingerTimeout
+	if refused {
+		limit = refusalTimeout
+	}
+	cut := time.AfterFunc(limit, func() { pair.Close() })
 	defer cut.Stop()
 	conns := []net.Conn{pair.Data, pair.Meta}
 	for _, c := range conns {
@@ -234,6 +245,10 @@ func hangUp(pair *transport.Pair, patient bool, readers, senders *sync.WaitGroup
 	}
 	senders.Wait()
 	readers.Wait()
+	if refused {
+		endWriting(pair.Data, limit)
+		io.Copy(io.Discard, pair.Data)
+	}
 	var wg sync.WaitGroup
 	for _, c := range conns {
 		wg.Go(func() {
@@ -241,16 +256,22 @@ func hangUp(pair *transport.Pair, patient bool, readers, senders *sync.WaitGroup
 				c.SetReadDeadline(time.Now().Add(patience))
 				io.Copy(io.Discard, c)
 			}
-			end := time.Now().Add(patience)
-			if cw, ok := c.(interface{ CloseWrite() error }); ok {
-				cw.CloseWrite()
-				end = time.Time{} // the peer will see it and close too
-			}
-			c.SetReadDeadline(end)
+			endWriting(c, patience)
 			io.Copy(io.Discard, c)
 		})
 	}
 	wg.Wait()
+}
+
+// endWriting tells the peer that no more comes, and prepares to wait for the same from
+// it: for good, or for a while if the stream cannot be closed for writing alone.
+func endWriting(c net.Conn, wait time.Duration) {
+	end := time.Now().Add(wait)
+	if cw, ok := c.(interface{ CloseWrite() error }); ok {
+		cw.CloseWrite()
+		end = time.Time{} // the peer will see it and close too
+	}
+	c.SetReadDeadline(end)
 }
 
 // isTimeout reports whether a send failed because it made no progress.

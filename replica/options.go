@@ -87,5 +87,3 @@ func (f zeroOption) zero(o *ioFlags) { f(o) }
 func MayUnmap() ZeroOption {
 	return zeroOption(func(o *ioFlags) { o.mayUnmap = true })
 }
-
-type createOptions struct{ force bool }

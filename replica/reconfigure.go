@@ -16,8 +16,8 @@ import (
 // "drbdsetup net-options" does (spec: behaviour 10.5). change gets the options in
 // force and edits them. It must not call the resource.
 //
-// Protocol, IntegrityAlg and AfterSB0Pri to AfterSB2Pri concern both nodes: the peer
-// is told, and adopts them, for this and later connections until it is opened again
+// Protocol, IntegrityAlg, AllowTwoPrimaries and AfterSB0Pri to AfterSB2Pri concern both
+// nodes: the peer is told, and adopts them, for this and later connections until it is opened again
 // with its own. Writes that are under way complete as they began. A connected peer
 // with a protocol version below 100 cannot be told: ErrRefused.
 //
@@ -58,7 +58,7 @@ func (r *Resource) peerOptions() PeerConfig {
 	defer r.mu.Unlock()
 	p := r.peer
 	n := r.core.Net()
-	p.Protocol, p.IntegrityAlg = n.Protocol, n.IntegrityAlg
+	p.Protocol, p.IntegrityAlg, p.AllowTwoPrimaries = n.Protocol, n.IntegrityAlg, n.AllowTwoPrimary
 	p.AfterSB0Pri, p.AfterSB1Pri, p.AfterSB2Pri = n.AfterSB0, n.AfterSB1, n.AfterSB2
 	return p
 }

@@ -26,14 +26,15 @@ import (
 //	P: replica.Resource -- Holder -- transporttest.Network -- Holder -- S
 //	   slow -- Faulty -- Memory (data, and metadata if it is separate)
 type stage struct {
-	ctx   context.Context
-	net   *transporttest.Network
-	nodes map[string]*actor
-	allow map[string]bool // states that the guard lets pass
-	model []byte          // what the volume should hold, by the writes of the script
-	vars  map[string]string
-	begun map[string]chan error // commands in the background
-	trace []string
+	ctx    context.Context
+	net    *transporttest.Network
+	nodes  map[string]*actor
+	allow  map[string]bool // states that the guard lets pass
+	model  []byte          // what the volume should hold, by the writes of the script
+	vars   map[string]string
+	begun  map[string]chan error // commands in the background
+	owners *sync.Map             // of generations: what arbiters know
+	trace  []string
 }
 
 // actor is a node.
@@ -86,7 +87,7 @@ func (d *slowDisk) WriteAtFUA(p []byte, off int64) (int, error) {
 var errAgain = errors.New("not yet")
 
 func newStage(ctx context.Context) *stage {
-	s := &stage{ctx: ctx, net: transporttest.NewNetwork(1), nodes: map[string]*actor{}, allow: map[string]bool{}, vars: map[string]string{}, begun: map[string]chan error{}}
+	s := &stage{ctx: ctx, net: transporttest.NewNetwork(1), nodes: map[string]*actor{}, allow: map[string]bool{}, vars: map[string]string{}, begun: map[string]chan error{}, owners: &sync.Map{}}
 	for _, name := range []string{"P", "S"} {
 		n := &actor{name: name, hold: transporttest.NewHolder(s.net.Transport(name, other(name)))}
 		n.cfg = replica.Config{

@@ -127,81 +127,12 @@ func verbConfig(s *stage, a *args) error {
 			return fmt.Errorf("there is no setting %q", name)
 		}
 		for _, n := range nodes {
-			if err := set(&n.cfg.Volumes[0], &n.cfg.Peers[0], value); err != nil {
+			if err := set(&option{s, n, &n.cfg, &n.cfg.Volumes[0], &n.cfg.Peers[0]}, value); err != nil {
 				return fmt.Errorf("%s: %w", w, err)
 			}
 		}
 	}
 	return nil
-}
-
-// settings are DRBD's options.
-var settings = map[string]func(v *replica.VolumeConfig, p *replica.PeerConfig, value string) error{
-	"protocol": func(_ *replica.VolumeConfig, p *replica.PeerConfig, s string) error {
-		p.Protocol = map[string]protocol.ReplicationProtocol{"A": protocol.A, "B": protocol.B, "C": protocol.C}[s]
-		return nil
-	},
-	"version": func(_ *replica.VolumeConfig, p *replica.PeerConfig, s string) error {
-		n, err := number(s)
-		p.MaxVersion = protocol.Version(n)
-		return err
-	},
-	"resync-rate": func(v *replica.VolumeConfig, _ *replica.PeerConfig, s string) (err error) {
-		v.Resync.Rate, err = number(s)
-		return err
-	},
-	"c-max-rate": func(v *replica.VolumeConfig, _ *replica.PeerConfig, s string) (err error) {
-		v.Resync.Rate, v.Resync.PlanAhead = 0, 0
-		v.Resync.MaxRate, err = number(s)
-		return err
-	},
-	"c-min-rate": func(v *replica.VolumeConfig, _ *replica.PeerConfig, s string) (err error) {
-		v.Resync.MinRate, err = number(s)
-		return err
-	},
-	"al-extents": func(v *replica.VolumeConfig, _ *replica.PeerConfig, s string) error {
-		n, err := number(s)
-		v.ALExtents = int(n)
-		return err
-	},
-	"on-io-error": func(v *replica.VolumeConfig, _ *replica.PeerConfig, s string) error {
-		for o := replica.Detach; o <= replica.CallLocalIOError; o++ {
-			if o.String() == s {
-				v.OnIOError = o
-				return nil
-			}
-		}
-		return errors.New("no such policy")
-	},
-	"ping-int": func(_ *replica.VolumeConfig, p *replica.PeerConfig, s string) (err error) {
-		p.PingInterval, err = time.ParseDuration(s)
-		return err
-	},
-	"timeout": func(_ *replica.VolumeConfig, p *replica.PeerConfig, s string) (err error) {
-		p.Timeout, err = time.ParseDuration(s)
-		return err
-	},
-	"after-sb-0pri": func(_ *replica.VolumeConfig, p *replica.PeerConfig, s string) (err error) {
-		p.AfterSB0Pri, err = splitPolicy(s)
-		return err
-	},
-	"after-sb-1pri": func(_ *replica.VolumeConfig, p *replica.PeerConfig, s string) (err error) {
-		p.AfterSB1Pri, err = splitPolicy(s)
-		return err
-	},
-	"after-sb-2pri": func(_ *replica.VolumeConfig, p *replica.PeerConfig, s string) (err error) {
-		p.AfterSB2Pri, err = splitPolicy(s)
-		return err
-	},
-}
-
-func splitPolicy(name string) (protocol.Policy, error) {
-	for p := range protocol.Policy(32) {
-		if p.String() == name {
-			return p, nil
-		}
-	}
-	return 0, errors.New("no such policy")
 }
 
 // verbCrash: crash NODE [power]. The node ends without a word; with power what its disk

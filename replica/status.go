@@ -55,6 +55,9 @@ type VolumeStatus struct {
 	Protocol protocol.ReplicationProtocol
 	// OutOfSync is how much differs, or may differ, from the peer's copy, in bytes.
 	OutOfSync int64
+	// Conflicts counts concurrent writes of two Primaries to the same blocks that
+	// were put in order, on this connection.
+	Conflicts uint64
 	// ActivityLogSuspended: everything is out of sync, so the log is not needed.
 	ActivityLogSuspended bool
 	WriteOrdering        byte // 'f' flush, 'd' drain (spec: behaviour 5.6)
@@ -137,7 +140,7 @@ func volumeStatusOf(v *core.VolumeSnapshot, epochs int) VolumeStatus {
 	out := VolumeStatus{
 		ID: v.Number, Minor: v.Minor, State: v.State, Size: int64(v.Size) * metadata.SectorSize,
 		IDs: v.IDs, Flags: v.Flags, Protocol: v.Protocol,
-		OutOfSync: int64(v.OutOfSync) * blockBytes, ActivityLogSuspended: v.ALSusp, WriteOrdering: v.WO,
+		OutOfSync: int64(v.OutOfSync) * blockBytes, Conflicts: v.Conflicts, ActivityLogSuspended: v.ALSusp, WriteOrdering: v.WO,
 		Sent: int64(v.Sent) * kib, Received: int64(v.Received) * kib,
 		Written: int64(v.Written) * kib, Read: int64(v.Read) * kib,
 		ALWrites: v.ALWrites, BitmapWrites: v.BMWrites,

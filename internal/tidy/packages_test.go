@@ -42,7 +42,8 @@ var mayImport = map[string][]string{
 // the product, and no package of the product imports it. A simulator of the core has to
 // stand below replica, whose internal package the core is.
 func isTestOnly(pkg string) bool {
-	return strings.HasPrefix(pkg, "internal/") || pkg == "replica/internal/sim" || strings.HasPrefix(pkg, "replica/internal/sim/")
+	return strings.HasPrefix(pkg, "internal/") || pkg == "replica/internal/replay" ||
+		pkg == "replica/internal/sim" || strings.HasPrefix(pkg, "replica/internal/sim/")
 }
 
 // pure are the packages that know bytes and rules only. They have no goroutine, no
