@@ -69,10 +69,23 @@ func (p *peer) receiveStateReply(code protocol.Code) {
 	r := p.clusterReqs[0]
 	p.clusterReqs = p.clusterReqs[1:]
 	if code.Success() && r.pd != nil && !r.ask {
-		code = p.c.change(r.pd, wish, func(s *protocol.State) { *s = r.req.Apply(*s) })
+		if code = p.c.change(r.pd, wish, func(s *protocol.State) { *s = r.req.Apply(*s) }); !code.Success() {
+			p.meetAgain("the peer agreed to a change that is not possible any more")
+		}
 	}
 	r.done(code)
 	p.sendCluster()
+}
+
+// meetAgain connects anew: the nodes do not agree on what they are, and a handshake
+// settles that.
+func (p *peer) meetAgain(why string) {
+	if p.phase != phaseUp {
+		return
+	}
+	p.c.logf(LogWarn, -1, "%s: connecting anew", why)
+	p.meeting = true
+	p.lose(protocol.ProtocolError)
 }
 
 // failClusterRequests: the connection is gone, and with it the one who could answer.
@@ -89,6 +102,23 @@ func (p *peer) concurrent() bool {
 	return p.resolver && len(p.clusterReqs) > 0 && p.clusterReqs[0].sent
 }
 
+// refusedLeaving judges a request while the own disk is about to go: the peer has
+// agreed to that, and the state does not say so yet.
+func (pd *peerDevice) refusedLeaving(in protocol.StateRequest) protocol.Code {
+	if !pd.v.leaving {
+		return protocol.CodeSuccess
+	}
+	if in.Mask.Conn == protocol.ConnMask && in.Value.Conn > protocol.Connected {
+		return protocol.CodeNoLocalDisk
+	}
+	s := in.Apply(pd.state())
+	s.Disk = protocol.Failed
+	if _, code, bad := invalid(s, pd.v.c.ruleEnv(pd)); bad {
+		return code
+	}
+	return protocol.CodeSuccess
+}
+
 // receiveStateRequest decides about the peer's wish for one volume. The change is
 // made first, then the reply goes out, then come its consequences (spec: wire 8.10).
 func (pd *peerDevice) receiveStateRequest(q protocol.StateRequest) {
@@ -102,7 +132,9 @@ func (pd *peerDevice) receiveStateRequest(q protocol.StateRequest) {
 	c.settling = true
 	if !p.concurrent() {
 		in := q.Swapped()
-		code = c.change(pd, wish, func(s *protocol.State) { *s = in.Apply(*s) })
+		if code = pd.refusedLeaving(in); code.Success() {
+			code = c.change(pd, wish, func(s *protocol.State) { *s = in.Apply(*s) })
+		}
 	}
 	send(p, protocol.MetaStream, protocol.CmdStateChgReply, pd.v.cfg.Number, protocol.StateReply{Code: code})
 	c.settling = nested

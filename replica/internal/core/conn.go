@@ -40,8 +40,6 @@ func (c *Core) Connected(peer int, gen uint64, resolver bool) {
 	p.phase, p.gotProto, p.dryRun, p.lateLoss = phaseFeatures, false, false, false
 	p.protocol = c.cfg.Net.Protocol
 	p.digest, _ = protocol.LookupDigest(c.cfg.Net.IntegrityAlg)
-	p.verifyAlg, _ = protocol.LookupDigest(c.cfg.Net.VerifyAlg)
-	p.csumsAlg, _ = protocol.LookupDigest(c.cfg.Net.CSumsAlg)
 	p.lastMeta, p.lastData = c.now, c.now
 	p.rx.reset()
 	for _, pd := range p.pds {
@@ -240,7 +238,11 @@ func (c *Core) Lost(peer int, gen uint64, s protocol.Stream, err error, timeout 
 	switch {
 	case p.leaving():
 		// The peer agreed and went; its reply, on the other stream, was slower.
-		p.disconnectNow(true)
+		if req := p.clusterReqs[0].req; req.Mask.Disk == protocol.DiskMask {
+			p.leaveAs(req) // it counts on our disk being outdated
+		} else {
+			p.disconnectNow(true)
+		}
 	case s == protocol.MetaStream && p.conn() == protocol.WFReportParams && !p.lateLoss:
 		// A peer that refuses us closes both streams. What it has said on the data
 		// stream may still be on its way, and both nodes must come to a verdict.
@@ -296,7 +298,9 @@ func (p *peer) refuse(err error) {
 	}
 	p.c.logf(LogError, -1, "connection refused: %v", err)
 	p.c.event(Event{Kind: EventRefused, Volume: -1, Peer: p.idx, Err: err, Text: err.Error()})
+	p.refusing = true
 	p.disconnectNow(true)
+	p.refusing = false
 }
 
 // disconnectNow goes to Disconnecting; the cleanup leads to StandAlone.
@@ -316,7 +320,7 @@ func (p *peer) close(graceful bool) {
 	p.handshakeTimer.stop()
 	p.pingTimer.stop()
 	p.acksTimer.stop()
-	p.c.eff.Net = append(p.c.eff.Net, NetAction{Kind: NetClose, Peer: p.idx, Gen: p.gen, Graceful: graceful})
+	p.c.eff.Net = append(p.c.eff.Net, NetAction{Kind: NetClose, Peer: p.idx, Gen: p.gen, Graceful: graceful, Refused: p.refusing})
 	p.abandon()
 }
 
@@ -331,7 +335,6 @@ func (p *peer) abandon() {
 	p.failClusterRequests()
 	for _, pd := range p.pds {
 		pd.stopResync()
-		pd.endVerify(fmt.Errorf("verify: %w", ErrConnectionLost))
 		pd.rx, pd.syncUUIDSet = nil, false
 	}
 	p.abandonRequests()

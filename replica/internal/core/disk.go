@@ -4,7 +4,6 @@
 package core
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/go-blockmirror/blockmirror/activitylog"
@@ -33,7 +32,6 @@ func (v *volume) diskFailed(why cause, what string, err error) {
 	}
 	pd := v.pds[0]
 	if v.cfg.DetachOnIO == IOPassOn && why != causeMeta {
-		pd.abortVerify(ErrIO)
 		if v.disk > protocol.Inconsistent {
 			v.c.change(pd, fact, func(s *protocol.State) { s.Disk = protocol.Inconsistent })
 		}
@@ -130,6 +128,10 @@ func (pd *peerDevice) askDetach(cmd *Command) {
 			c.Detach(cmd, v.idx, false)
 		case !code.Success():
 			c.finish(cmd, refused("detach", code, true))
+		case !c.allowed(pd, func(s *protocol.State) { s.Disk = protocol.Failed }).Success():
+			// Meanwhile this disk has become the only good one, or feeds a resync.
+			c.finish(cmd, refused("detach", c.allowed(pd, func(s *protocol.State) { s.Disk = protocol.Failed }), false))
+			pd.p.meetAgain("the peer agreed to a detach that is not possible any more")
 		default:
 			// The peer counts on this disk being gone, and may have begun a
 			// generation of its own: from here on it must not begin one, too.
@@ -143,7 +145,6 @@ func (pd *peerDevice) askDetach(cmd *Command) {
 // empty, the superblock clean. What apply-al would leave (spec: on-disk 10.4).
 func (v *volume) detachClean(cmd *Command) {
 	c := v.c
-	v.pds[0].abortVerify(errors.New("the disk is being detached"))
 	v.freezing++
 	end := func(err error) {
 		v.freezing--

@@ -50,6 +50,11 @@ func (p *peer) setNet(n NetOptions) error {
 	if tell && p.phase == phaseUp && !p.session.CanSend(protocol.CmdProtocolUpdate) {
 		return fmt.Errorf("%w: the peer speaks protocol version %d and cannot be told, which needs 100 (163); disconnect first", ErrRefused, p.session.Version)
 	}
+	for _, pd := range p.pds {
+		if !n.AllowTwoPrimary && pd.v.role == protocol.Primary && pd.role == protocol.Primary {
+			return fmt.Errorf("%w: both nodes are Primary (164); demote one before you forbid it", ErrRefused)
+		}
+	}
 	c.cfg.Net = n
 	if p.phase == phaseConnecting || p.phase == phaseNone || p.phase == phaseClosing {
 		return nil // Connected takes over what is configured then

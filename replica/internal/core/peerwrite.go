@@ -28,14 +28,7 @@ type peerReq struct {
 	al       alHold
 	failed   bool
 	onlyCopy bool // the peer has no disk for it
-	gone     bool // nobody wants the result any more
-
-	digest protocol.Digest // what to sum a read with
-	sum    []byte          // of the data read; valid until the disk operation is returned
-	round  uint64          // number of the resync that it belongs to
-	zero   bool            // the data read is all zero
-	want   []byte          // the peer's digest of the same blocks
-	next   *peerReq
+	next     *peerReq
 }
 
 func (c *Core) newPeerReq(pd *peerDevice, cmd protocol.Command, sector uint64, size uint32, id protocol.BlockID) *peerReq {
@@ -260,6 +253,10 @@ func (q *peerReq) wantsWriteAck() bool {
 // receiveResyncData is a block that this node, as sync target, has asked for. It is
 // written in its place among the mirrored writes of the stream.
 func (pd *peerDevice) receiveResyncData(d protocol.Data, payload *Buffer) error {
+	if !pd.resync.running {
+		payload.Release() // the resync was cut off, as by a detach; the blocks stay marked
+		return nil
+	}
 	if payload == nil {
 		return fmt.Errorf("%w: no data", protocol.ErrLength)
 	}
@@ -289,6 +286,9 @@ func (pd *peerDevice) receiveResyncData(d protocol.Data, payload *Buffer) error 
 
 // receiveDeallocated is the answer "all zero" to P_RS_THIN_REQ.
 func (pd *peerDevice) receiveDeallocated(b protocol.BlockDescription) error {
+	if !pd.resync.running {
+		return nil
+	}
 	if !pd.resync.expected(b.Sector, b.Size) {
 		return fmt.Errorf("%w: sector %d was not asked for", protocol.ErrField, b.Sector)
 	}

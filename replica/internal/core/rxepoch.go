@@ -25,7 +25,7 @@ type rxEpoch struct {
 
 type rxEpochs struct {
 	first, last *rxEpoch
-	held        *peerReq // writes of later epochs, in order
+	held        *peerReq // writes of later epochs, and reads behind them, in order
 	heldTail    *peerReq
 	flushing    int
 	running     bool
@@ -93,16 +93,35 @@ func (q *peerReq) mayStart() bool {
 	return q.epoch == q.pd.p.rx.first && q.pd.v.gates == 0 && !q.acksDue()
 }
 
-// releaseHeld begins the held writes whose turn has come.
+// startRead begins a read of the peer, or holds it behind a write to the same blocks
+// that is held: the peer sent that first, and with protocol A and B may have told its
+// application that it is done.
+func (x *rxEpochs) startRead(q *peerReq) {
+	for h := x.held; h != nil; h = h.next {
+		if !h.reads() && h.pd == q.pd && h.sector < q.sector+uint64(q.size)/512 && q.sector < h.sector+uint64(h.size)/512 {
+			q.next = nil
+			x.heldTail.next = q
+			x.heldTail = q
+			return
+		}
+	}
+	q.admitRead()
+}
+
+// releaseHeld begins what is held and whose turn has come.
 func (p *peer) releaseHeld() {
 	x := &p.rx
-	for q := x.held; q != nil && q.mayStart(); q = x.held {
+	for q := x.held; q != nil && (q.reads() || q.mayStart()); q = x.held {
 		x.held = q.next
 		if x.held == nil {
 			x.heldTail = nil
 		}
 		q.next = nil
-		q.admitWrite()
+		if q.reads() {
+			q.admitRead()
+		} else {
+			q.admitWrite()
+		}
 	}
 }
 

@@ -18,6 +18,8 @@ type superWriter struct {
 	waiting []func(error) // for the next write
 	inWrite []func(error) // for the one under way
 	current metadata.UUID // in the block under way
+	primary bool          // PrimaryInd is set on disk
+	setting bool          // and in the block under way
 	buf     [metadata.BlockSize]byte
 }
 
@@ -66,9 +68,34 @@ func (v *volume) writeDirtySuper() {
 	}
 	v.md.dirty, v.md.writing = false, true
 	v.md.inWrite, v.md.waiting = v.md.waiting, v.md.inWrite[:0]
+	if v.md.primary && v.sb.Flags&metadata.PrimaryInd == 0 {
+		// From then on the activity log no longer stands in for marks that are
+		// not on disk yet, nor for what the data device may have in its cache.
+		// (On the same device the flush in front of the block sees to the latter.)
+		v.writeBitmap(nil, func(err error) {
+			if err != nil || v.sameDevice {
+				v.writeSuper(err)
+				return
+			}
+			v.flushData(v.writeSuper)
+		})
+		return
+	}
+	v.writeSuper(nil)
+}
+
+// writeSuper writes the block as it is now.
+func (v *volume) writeSuper(err error) {
+	if err == nil && !v.metaUsable() {
+		err = ErrDiskless
+	}
+	if err != nil {
+		v.superWritten(err)
+		return
+	}
 	sb := v.superblock()
 	sb.Encode(&v.md.buf)
-	v.md.current = sb.Current
+	v.md.current, v.md.setting = sb.Current, sb.Flags&metadata.PrimaryInd != 0
 	o := v.c.op()
 	o.Kind, o.Volume, o.vol, o.Meta = OpWrite, v.idx, v, true
 	o.Off, o.Buf, o.Len = v.layout.SuperblockOffset, v.md.buf[:], metadata.BlockSize
@@ -89,18 +116,24 @@ func (v *volume) superblock() metadata.Superblock {
 	return sb
 }
 
-func superDone(c *Core, o *Op) {
+func superDone(_ *Core, o *Op) {
 	v := o.vol
-	v.md.writing = false
-	fns := v.md.inWrite
-	v.md.inWrite = nil
 	if o.Err != nil {
 		v.diskFailed(causeMeta, "superblock", o.Err)
 	} else {
+		v.md.primary = v.md.setting
 		v.expose(v.md.current)
 	}
+	v.superWritten(o.Err)
+}
+
+// superWritten is the end of a write: everybody who waited for it goes on.
+func (v *volume) superWritten(err error) {
+	v.md.writing = false
+	fns := v.md.inWrite
+	v.md.inWrite = nil
 	for _, fn := range fns {
-		fn(o.Err)
+		fn(err)
 	}
 	if !v.metaUsable() {
 		v.failSuperWaiters()

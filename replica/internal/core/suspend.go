@@ -195,9 +195,7 @@ func (pd *peerDevice) meetsAgain(own, ps protocol.State) bool {
 		return false
 	}
 	v.bearPostponed()
-	v.logf(LogInfo, "a new generation while I/O is suspended: connecting anew")
-	pd.p.meeting = true
-	pd.p.lose(protocol.ProtocolError)
+	pd.p.meetAgain("a new generation while I/O is suspended")
 	return true
 }
 

@@ -38,18 +38,6 @@ func (n *Node) mustDo(t *testing.T, what string, run func(*core.Command)) {
 	}
 }
 
-func (c *Cluster) bothUpToDate() bool {
-	for _, n := range c.Nodes {
-		for i := range n.disks {
-			s, ok := n.State(i)
-			if !ok || s.Conn != protocol.Connected || s.Disk != protocol.UpToDate || s.PeerDisk != protocol.UpToDate {
-				return false
-			}
-		}
-	}
-	return true
-}
-
 func start(t *testing.T, opt Options) *Cluster {
 	c := New(1, opt)
 	for _, n := range c.Nodes {

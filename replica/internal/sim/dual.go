@@ -294,12 +294,12 @@ func (d *Dual) settle() {
 	})
 	for i := uint64(0); i < dualSectors && d.failure == nil; i++ { // what the disks hold now, both applications read
 		for _, n := range d.Nodes {
-			b := n.disks[0].current[i*sectorBytes:][:sectorBytes]
+			b := n.disks[0].current.at(int64(i)*sectorBytes, sectorBytes)
 			d.History = append(d.History, Access{Node: n.idx, Sector: i, Content: binary.BigEndian.Uint64(b), Begins: d.seq + 1, Ends: d.seq + 2})
 		}
 	}
 	for i := uint64(0); d.failure == nil && i < d.Nodes[0].core.Snapshot().Volumes[0].Size; i++ {
-		a, b := d.Nodes[0].disks[0].current[i*sectorBytes:][:sectorBytes], d.Nodes[1].disks[0].current[i*sectorBytes:][:sectorBytes]
+		a, b := d.Nodes[0].disks[0].current.at(int64(i)*sectorBytes, sectorBytes), d.Nodes[1].disks[0].current.at(int64(i)*sectorBytes, sectorBytes)
 		if !bytes.Equal(a, b) {
 			d.failf("the disks differ at sector %d: writes %d and %d", i, binary.BigEndian.Uint64(a), binary.BigEndian.Uint64(b))
 		}

@@ -117,7 +117,8 @@ func FuzzLoadDisk(f *testing.F) {
 	f.Add(bytes.Clone(tail))
 	f.Fuzz(func(t *testing.T, tail []byte) {
 		d := NewDisk(256 << 10)
-		copy(d.current[max(0, len(d.current)-len(tail)):], tail[max(0, len(tail)-len(d.current)):])
+		tail = tail[max(0, len(tail)-int(d.Size())):]
+		d.current.write(tail, d.Size()-int64(len(tail)))
 		img, err := core.LoadDisk(d, d.Size(), metadata.Internal(), d.Size(), core.DiskLimits{})
 		if err != nil {
 			return
@@ -126,7 +127,7 @@ func FuzzLoadDisk(f *testing.F) {
 		opt.DiskBytes, opt.Trace = 256<<10, false
 		c := New(1, opt)
 		n := c.Nodes[0]
-		n.disks[0] = d
+		n.disks[0], n.metas[0] = d, d
 		n.Boot()
 		c.Run(time.Second)
 		_ = img

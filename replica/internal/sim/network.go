@@ -19,6 +19,11 @@ type network struct {
 	down  bool
 	wants [2]uint64 // gen of the node that looks for the peer, 0 if none
 	pair  *pair
+
+	mute  [2]bool // what this node sends never arrives: a half-open link
+	stuck [2]bool // this node reads nothing
+	bytes int     // per millisecond, 0 for no limit
+	cross int     // so many pairs break while they are formed
 }
 
 // pair is one connection: four byte streams, two in each direction.
@@ -43,14 +48,20 @@ type stream struct {
 	busy     bool
 	eof      bool
 	finished bool
+	hole     bool // bytes got lost: nothing arrives any more
+	unread   int  // bytes that the receiver has not taken
+	since    time.Duration
 	spare    *core.Out
 }
 
-var errCut = errors.New("sim: the link is cut")
+var (
+	errCut   = errors.New("sim: the link is cut")
+	errStuck = errors.New("sim: the peer takes nothing")
+)
 
 // tryConnect forms a pair when both nodes look for each other.
 func (n *network) tryConnect() {
-	if n.down || n.pair != nil || n.wants[0] == 0 || n.wants[1] == 0 {
+	if n.down || n.mute[0] || n.mute[1] || n.pair != nil || n.wants[0] == 0 || n.wants[1] == 0 {
 		return
 	}
 	p := &pair{net: n, gen: n.wants}
@@ -62,6 +73,14 @@ func (n *network) tryConnect() {
 	n.pair = p
 	n.wants = [2]uint64{}
 	accepts := n.c.rng.IntN(2)
+	if n.cross > 0 { // both called, and each hung up on the other: one end or none saw it
+		n.cross--
+		n.c.after(n.c.delay(), func() {
+			if n.pair == p {
+				n.cutNow(errCut)
+			}
+		})
+	}
 	for i := range 2 {
 		n.c.after(n.c.delay(), func() {
 			nd := n.c.Nodes[i]
@@ -69,7 +88,15 @@ func (n *network) tryConnect() {
 				return
 			}
 			p.up[i] = true
+			boot := nd.boot
 			nd.event(func() { nd.core.Connected(0, p.gen[i], i == accepts) })
+			if p.sever {
+				n.c.after(n.c.delay(), func() {
+					if nd.boot == boot {
+						p.lost(i, protocol.DataStream, errCut)
+					}
+				})
+			}
 			for _, s := range p.ends[1-i] {
 				n.c.after(0, s.deliver)
 			}
@@ -101,7 +128,7 @@ func (p *pair) lost(i int, st protocol.Stream, why error) {
 // pump takes what a node has to send and puts it on the way.
 func (p *pair) pump(from int) {
 	nd := p.net.c.Nodes[from]
-	if nd.core == nil || p.closed[from] || nd.gen != p.gen[from] {
+	if nd.core == nil || nd.paused || p.closed[from] || nd.gen != p.gen[from] {
 		return
 	}
 	for _, s := range p.ends[from] {
@@ -123,29 +150,54 @@ func (s *stream) pump(nd *Node) {
 	for _, b := range o.Buffers(nil) {
 		data = append(data, b...)
 	}
-	gen := s.p.gen[s.from]
-	c.after(c.delay(), func() { // the writer gets its buffer back
-		s.busy, s.spare = false, o
-		if nd.core == nil || nd.gen != gen {
-			return
-		}
-		nd.event(func() { nd.core.OutDone(0, o) })
-		s.p.afterSend(s.from)
-	})
-	// It arrives in order, at some time, perhaps in two pieces.
-	if k := c.rng.IntN(len(data) + 1); c.rng.IntN(4) == 0 {
+	s.since = c.now
+	c.after(c.delay(), func() { s.sent(o, nd.boot) })
+	// It arrives in order, at some time, perhaps in pieces: a cut may come between.
+	for range c.rng.IntN(4) / 2 {
+		k := c.rng.IntN(len(data) + 1)
 		s.arrive(data[:k])
-		s.arrive(data[k:])
-		return
+		data = data[k:]
 	}
 	s.arrive(data)
 }
 
+// socketBytes is what the two kernels hold of a stream that is not read.
+const socketBytes = 256 << 10
+
+// sent gives the writer its buffer back, once the peer's kernel has taken enough.
+func (s *stream) sent(o *core.Out, boot int) {
+	p, c := s.p, s.p.net.c
+	nd := c.Nodes[s.from]
+	alive := nd.core != nil && nd.boot == boot && nd.gen == p.gen[s.from]
+	if alive && s.unread > socketBytes && !p.sever && !p.deaf[s.from] && !p.closed[1-s.from] {
+		if limit := c.cfg.Net.Timeout * time.Duration(c.cfg.Net.KoCount); limit > 0 && c.now-s.since > limit {
+			nd.event(func() { nd.core.Lost(0, p.gen[s.from], s.kind, errStuck, true) })
+		}
+		c.after(50*time.Millisecond, func() { s.sent(o, boot) })
+		return
+	}
+	if !alive {
+		s.busy, s.spare = false, o
+		return
+	}
+	nd.event(func() { // and then it goes on sending
+		s.busy, s.spare = false, o
+		nd.core.OutDone(0, o)
+	})
+}
+
 func (s *stream) arrive(data []byte) {
-	c := s.p.net.c
+	n, c := s.p.net, s.p.net.c
 	s.lastAt = max(s.lastAt, c.now+c.delay())
+	if n.bytes > 0 {
+		s.lastAt += time.Duration(len(data)) * time.Millisecond / time.Duration(n.bytes)
+	}
+	s.unread += len(data)
+	if n.mute[s.from] {
+		s.hole = true
+	}
 	c.after(s.lastAt-c.now, func() {
-		if s.p.sever {
+		if s.p.sever || s.hole {
 			return // cut: what was under way is gone, and so is all that follows
 		}
 		s.buf = append(s.buf, data...)
@@ -158,7 +210,7 @@ func (s *stream) deliver() {
 	to := 1 - s.from
 	nd := s.p.net.c.Nodes[to]
 	for {
-		if nd.core == nil || nd.gen != s.p.gen[to] || s.p.closed[to] || s.p.deaf[to] || !s.p.up[to] {
+		if nd.core == nil || nd.gen != s.p.gen[to] || s.p.closed[to] || s.p.deaf[to] || !s.p.up[to] || s.p.net.stuck[to] || nd.paused {
 			return
 		}
 		sess := nd.core.Session(0)
@@ -188,6 +240,7 @@ func (s *stream) deliver() {
 		}
 		head := append([]byte(nil), body[:front]...)
 		s.buf = s.buf[hs+int(h.Length):]
+		s.unread -= hs + int(h.Length)
 		if len(head) >= 20 { // most packets of that length begin with a sector
 			s.p.net.c.tracef("%d<%d %v %v v%d len %d sector %d", to, s.from, s.kind, h.Command, h.Volume, h.Length, binary.BigEndian.Uint64(head))
 		} else {
@@ -221,7 +274,7 @@ func (p *pair) closeEnd(i int, graceful bool) {
 		s.finished = true
 		s.lastAt = max(s.lastAt, c.now+c.delay())
 		c.after(s.lastAt-c.now, func() {
-			if !p.sever {
+			if !p.sever && !s.hole && !p.net.mute[s.from] {
 				s.eof = true
 				s.deliver()
 			}
@@ -240,4 +293,30 @@ func (p *pair) closeEnd(i int, graceful bool) {
 	}
 }
 
-func (p *pair) afterSend(from int) { p.pump(from) }
+// stall makes a node read nothing, or go on.
+func (n *network) stall(i int, on bool) {
+	n.stuck[i] = on
+	if p := n.pair; p != nil && !on {
+		for _, s := range p.ends[1-i] {
+			n.c.after(0, s.deliver)
+		}
+	}
+}
+
+// healthy ends all faults of the link.
+func (n *network) healthy() {
+	n.mute, n.bytes, n.cross = [2]bool{}, 0, 0
+	for i := range 2 {
+		n.stall(i, false)
+	}
+	// What has lost bytes can only break.
+	if p := n.pair; p != nil {
+		for from := range 2 {
+			for _, s := range p.ends[from] {
+				if s.hole {
+					n.cutNow(errCut)
+				}
+			}
+		}
+	}
+}

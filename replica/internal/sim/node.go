@@ -4,44 +4,12 @@
 package sim
 
 import (
-	"fmt"
-	"math/rand/v2"
-	"strings"
 	"time"
 
 	"github.com/go-blockmirror/blockmirror/metadata"
 	"github.com/go-blockmirror/blockmirror/protocol"
 	"github.com/go-blockmirror/blockmirror/replica/internal/core"
 )
-
-// Cluster is two nodes, a link, and a clock.
-type Cluster struct {
-	clock
-	Seed  uint64
-	Nodes [2]*Node
-	net   network
-	rng   *rand.Rand
-	cfg   Options
-
-	maxDelay time.Duration
-	trace    []string
-	failure  error
-}
-
-// Options of a cluster.
-type Options struct {
-	Volumes   int
-	DiskBytes int64
-	Net       core.NetOptions
-	Volume    core.VolumeConfig // for every volume; Number is filled in
-	Trace     bool
-
-	// Core changes a node's configuration before it boots.
-	Core func(node int, cfg *core.Config)
-	// Call answers a handler or the arbiter on a node: an exit code, and how long it
-	// takes. A negative time is for ever.
-	Call func(node int, call *core.Call) (code int, takes time.Duration)
-}
 
 // Node is one machine.
 type Node struct {
@@ -51,7 +19,8 @@ type Node struct {
 	boot     int
 	gen      uint64
 	readMeta bool
-	disks    []*Disk
+	disks    []*Disk // data
+	metas    []*Disk // metadata: the same disk if it is internal
 	ios      map[*core.IO]func(error)
 	cmds     map[*core.Command]func(error)
 	timerAt  time.Duration
@@ -59,56 +28,31 @@ type Node struct {
 	inEvent  bool
 	eff      core.Effects
 	Events   []core.Event
+
+	skew     time.Duration // how far its clock is ahead
+	paused   bool          // nothing runs, as in a stopped virtual machine
+	backlog  []func()      // events that wait for the end of the pause
+	fuse     int           // > 0: it crashes after so many effects
+	fuseFn   func()
+	inflight []*core.Op // operations in the hands of the disk, in order
+	buffers  int        // of the bounded pool, in use
 }
 
-// New makes a cluster with fresh metadata; both nodes are down.
-func New(seed uint64, opt Options) *Cluster {
-	c := &Cluster{Seed: seed, rng: rand.New(rand.NewPCG(seed, 0x626d)), cfg: opt, maxDelay: 2 * time.Millisecond}
-	c.net.c = c
-	for i := range c.Nodes {
-		n := &Node{c: c, idx: i}
-		for range opt.Volumes {
-			d := NewDisk(opt.DiskBytes)
-			if _, err := metadata.Create(d, metadata.V08, metadata.Internal(), d.Size(), metadata.CreateOptions{}); err != nil {
-				panic(err)
-			}
-			_ = d.Flush()
-			n.disks = append(n.disks, d)
-		}
-		c.Nodes[i] = n
+// Get implements core.Allocator: a bounded pool.
+func (n *Node) Get(size int) *core.Buffer {
+	if n.buffers >= n.c.cfg.Buffers {
+		return nil
 	}
-	return c
-}
-
-func (c *Cluster) delay() time.Duration {
-	switch c.rng.IntN(8) {
-	case 0:
-		return 0
-	case 1:
-		return time.Duration(c.rng.Int64N(int64(c.maxDelay) * 5))
-	}
-	return time.Duration(c.rng.Int64N(int64(c.maxDelay)))
-}
-
-func (c *Cluster) tracef(format string, args ...any) {
-	if c.cfg.Trace {
-		c.trace = append(c.trace, fmt.Sprintf("%12v ", c.now)+fmt.Sprintf(format, args...))
-	}
-}
-
-// Trace returns the lines traced so far.
-func (c *Cluster) Trace() string { return strings.Join(c.trace, "\n") }
-
-func (c *Cluster) failf(format string, args ...any) {
-	if c.failure == nil {
-		c.failure = fmt.Errorf("seed %d, at %v: %s", c.Seed, c.now, fmt.Sprintf(format, args...))
-		c.tracef("FAIL %v", c.failure)
-	}
+	n.buffers++
+	return &core.Buffer{Data: make([]byte, size), Free: func(*core.Buffer) { n.buffers-- }}
 }
 
 // Boot starts a node with what its disks hold, and attaches them.
 func (n *Node) Boot() {
 	cfg := core.Config{Name: "r0", Net: n.c.cfg.Net, Peers: []core.PeerConfig{{Name: "peer"}}, Rand: n.c.rng.Uint64}
+	if n.c.cfg.Buffers > 0 {
+		cfg.Buffers, n.buffers = n, 0
+	}
 	for i := range n.disks {
 		v := n.c.cfg.Volume
 		v.Number = uint16(i * 7)
@@ -122,6 +66,7 @@ func (n *Node) Boot() {
 		panic(err)
 	}
 	n.core, n.boot, n.gen, n.timerSet = k, n.boot+1, 0, false
+	n.paused, n.backlog, n.fuse, n.inflight = false, nil, 0, nil
 	n.ios, n.cmds = map[*core.IO]func(error){}, map[*core.Command]func(error){}
 	n.c.tracef("%d boots", n.idx)
 	for i := range n.disks {
@@ -131,8 +76,12 @@ func (n *Node) Boot() {
 
 // Attach loads a disk and gives it to the core.
 func (n *Node) Attach(vol int, done func(error)) {
-	d := n.disks[vol]
-	img, err := core.LoadDisk(d, d.Size(), metadata.Internal(), d.Size(), core.DiskLimits{LogicalBlock: 512, PhysicalBlock: 4096, Discard: true, DiscardZeroes: true})
+	d, m := n.disks[vol], n.metas[vol]
+	if m.FailReads && m == d {
+		done(ErrDisk)
+		return
+	}
+	img, err := core.LoadDisk(m, m.Size(), n.c.location(), d.Size(), core.DiskLimits{LogicalBlock: 512, PhysicalBlock: 4096, Discard: true, DiscardZeroes: true})
 	if err != nil {
 		n.c.failf("node %d: load: %v", n.idx, err)
 		return
@@ -148,10 +97,20 @@ func (n *Node) Crash(power bool) {
 	}
 	n.c.tracef("%d crashes, power fails: %v", n.idx, power)
 	n.core = nil
-	n.ios, n.cmds = nil, nil
-	for _, d := range n.disks {
+	n.ios, n.cmds, n.backlog = nil, nil, nil
+	// What the disk has in its hands it may finish all the same.
+	for _, o := range n.inflight {
+		if n.c.rng.IntN(2) == 0 {
+			n.reach(n.device(o), o)
+		}
+	}
+	n.inflight = nil
+	for i, d := range n.disks {
 		if power {
 			d.Crash(n.c.rng)
+			if m := n.metas[i]; m != d {
+				m.Crash(n.c.rng)
+			}
 		}
 	}
 	net := &n.c.net
@@ -164,6 +123,19 @@ func (n *Node) Crash(power bool) {
 			net.pair = nil
 			n.c.after(n.c.delay(), net.tryConnect)
 		}
+	}
+}
+
+// reach lets a write reach the disk of a node that has crashed, whole or in part.
+func (n *Node) reach(d *Disk, o *core.Op) {
+	if d.Frozen || d.FailWrites || d.FailMeta {
+		return
+	}
+	switch o.Kind {
+	case core.OpWrite:
+		_, _ = d.WriteAt(o.Buf[:n.c.rng.IntN(len(o.Buf)/sectorBytes+1)*sectorBytes], o.Off)
+	case core.OpDiscard, core.OpZero:
+		d.Zero(o.Off, o.Len)
 	}
 }
 
@@ -189,14 +161,39 @@ func (n *Node) IO(io *core.IO, done func(error)) {
 // event delivers one event to the core and performs the effects.
 func (n *Node) event(run func()) {
 	if n.inEvent { // an effect that leads to an event at once: afterwards
-		n.c.after(0, func() { n.again(n.boot, run) })
+		boot := n.boot
+		n.c.after(0, func() { n.again(boot, run) })
+		return
+	}
+	if n.paused {
+		n.backlog = append(n.backlog, run)
 		return
 	}
 	n.inEvent = true
-	n.core.Advance(n.c.now)
+	n.core.Advance(n.c.now + n.skew)
 	run()
 	n.inEvent = false
 	n.effects()
+	if o := n.c.observer; o != nil && n.core != nil {
+		o.events(n)
+	}
+}
+
+// pause stops a node, resume lets it go on.
+func (n *Node) pause() { n.paused = n.core != nil }
+
+func (n *Node) resume() {
+	n.paused = false
+	list, boot := n.backlog, n.boot
+	n.backlog = nil
+	for _, run := range list {
+		n.again(boot, run)
+	}
+	if p := n.c.net.pair; p != nil {
+		for _, s := range p.ends[1-n.idx] {
+			s.deliver()
+		}
+	}
 }
 
 func (n *Node) again(boot int, run func()) {
@@ -205,33 +202,60 @@ func (n *Node) again(boot int, run func()) {
 	}
 }
 
+// burn counts an effect, and reports true when the node has crashed in front of it.
+func (n *Node) burn() bool {
+	if n.fuse > 0 {
+		if n.fuse--; n.fuse == 0 {
+			n.fuseFn()
+		}
+	}
+	return n.core == nil
+}
+
 func (n *Node) effects() {
 	n.inEvent = true
+	defer func() { n.inEvent = false }()
 	boot := n.boot
 	n.eff.Reset()
 	n.core.Take(&n.eff)
 	for _, l := range n.eff.Logs {
 		n.c.tracef("%d   %s", n.idx, l.Text)
 	}
-	n.Events = append(n.Events, n.eff.Events...)
 	for i := range n.eff.Events {
+		if n.c.observer != nil {
+			n.c.observer.effect(n, &n.eff.Events[i])
+		} else {
+			n.Events = append(n.Events, n.eff.Events[i])
+		}
 		n.call(n.eff.Events[i].Call, boot)
 	}
 	for _, o := range n.eff.Ops {
+		if n.burn() {
+			return
+		}
 		n.perform(o, boot)
 	}
 	for _, a := range n.eff.Net {
+		if n.burn() {
+			return
+		}
 		n.net(a)
 	}
 	done := n.eff.Done
 	cmds := n.eff.Commands
 	for _, io := range done {
+		if n.burn() {
+			return
+		}
 		if fn := n.ios[io]; fn != nil {
 			delete(n.ios, io)
 			fn(io.Err)
 		}
 	}
 	for _, cmd := range cmds {
+		if n.burn() {
+			return
+		}
 		if fn := n.cmds[cmd]; fn != nil {
 			delete(n.cmds, cmd)
 			fn(cmd.Err)
@@ -259,43 +283,89 @@ func (n *Node) call(call *core.Call, boot int) {
 	}
 }
 
-// perform does a disk operation after some time; what a flush covers is decided
-// when the operation ends.
+// device is the disk that an operation goes to.
+func (n *Node) device(o *core.Op) *Disk {
+	if o.Meta {
+		return n.metas[o.Volume]
+	}
+	return n.disks[o.Volume]
+}
+
+// perform does a disk operation after some time. A flush covers what had completed
+// when it was issued.
 func (n *Node) perform(o *core.Op, boot int) {
-	n.c.after(n.c.delay(), func() {
-		if n.core == nil || n.boot != boot {
-			return
+	d := n.device(o)
+	covers, takes := d.seq, n.c.delay()
+	if d.Slow > 0 {
+		takes *= time.Duration(d.Slow)
+	}
+	n.inflight = append(n.inflight, o)
+	n.c.after(takes, func() { n.finish(o, d, covers, boot) })
+}
+
+func (n *Node) finish(o *core.Op, d *Disk, covers uint64, boot int) {
+	if n.core == nil || n.boot != boot {
+		return
+	}
+	if d.Frozen {
+		d.held = append(d.held, func() { n.finish(o, d, covers, boot) })
+		return
+	}
+	for i := range n.inflight {
+		if n.inflight[i] == o {
+			n.inflight = append(n.inflight[:i], n.inflight[i+1:]...)
+			break
 		}
-		d := n.disks[o.Volume]
-		if o.PreFlush {
-			_ = d.Flush()
-		}
-		switch {
-		case o.Meta && d.FailMeta, !o.Meta && o.Kind == core.OpRead && d.FailReads, !o.Meta && o.Kind != core.OpRead && d.FailWrites:
-			o.Err = ErrDisk
-			n.event(func() { n.core.OpDone(o) })
-			return
-		}
-		switch o.Kind {
-		case core.OpRead:
-			_, o.Err = d.ReadAt(o.Buf, o.Off)
-		case core.OpWrite:
-			_, o.Err = d.WriteAt(o.Buf, o.Off)
-		case core.OpFlush:
-			_ = d.Flush()
-		default:
-			d.Zero(o.Off, o.Len)
-		}
-		if o.FUA {
-			d.persist(o.Off, o.Len)
-		}
-		if n.c.rng.IntN(16) == 0 {
-			// Done, but the news takes its time: a crash now finds the write on disk.
-			n.c.after(n.c.delay(), func() { n.again(boot, func() { n.core.OpDone(o) }) })
-			return
-		}
+	}
+	n.execute(o, d, covers)
+	super := o.Err == nil && o.Meta && o.Kind == core.OpWrite
+	vol := o.Volume
+	if n.c.rng.IntN(16) == 0 {
+		// Done, but the news takes its time: a crash now finds the write on disk.
+		n.c.after(n.c.delay(), func() { n.again(boot, func() { n.core.OpDone(o) }) })
+	} else {
 		n.event(func() { n.core.OpDone(o) })
-	})
+	}
+	if super && n.c.observer != nil {
+		n.c.observer.superWritten(n, vol)
+	}
+}
+
+// execute does the operation on the disk, as far as its faults let it.
+func (n *Node) execute(o *core.Op, d *Disk, covers uint64) {
+	read := o.Kind == core.OpRead
+	switch {
+	case o.Meta && d.FailMeta, !o.Meta && read && d.FailReads, !o.Meta && !read && d.FailWrites:
+		o.Err = ErrDisk
+		if o.Kind == core.OpWrite && !o.Meta { // perhaps some of it was written
+			if k := n.c.rng.IntN(2*len(o.Buf)/sectorBytes + 1); k*sectorBytes < len(o.Buf) {
+				_, _ = d.WriteAt(o.Buf[:k*sectorBytes], o.Off)
+			}
+		}
+		return
+	case read && d.unreadable(o.Off, o.Len):
+		o.Err = ErrDisk
+		return
+	case !o.Meta && o.Kind == core.OpWrite && d.noRoom(o.Off, o.Len):
+		o.Err = ErrNoRoom
+		return
+	}
+	if o.PreFlush {
+		d.flush(covers, n.c.rng)
+	}
+	switch o.Kind {
+	case core.OpRead:
+		_, o.Err = d.ReadAt(o.Buf, o.Off)
+	case core.OpWrite:
+		_, o.Err = d.WriteAt(o.Buf, o.Off)
+	case core.OpFlush:
+		d.flush(covers, n.c.rng)
+	default:
+		d.Zero(o.Off, o.Len)
+	}
+	if o.FUA {
+		d.persist(o.Off, o.Len)
+	}
 }
 
 func (n *Node) net(a core.NetAction) {
@@ -335,7 +405,7 @@ func (n *Node) armTimer() {
 	}
 	n.timerSet, n.timerAt = true, at
 	boot := n.boot
-	n.c.after(max(at-n.c.now, 0), func() {
+	n.c.after(max(at-n.skew-n.c.now, 0), func() {
 		if n.core == nil || n.boot != boot || n.timerAt != at {
 			return
 		}
@@ -355,55 +425,8 @@ func (n *Node) State(vol int) (protocol.State, bool) {
 // Snapshot returns the node's status; it must be up.
 func (n *Node) Snapshot() core.Snapshot { return n.core.Snapshot() }
 
-// SetLink cuts or heals the link.
-func (c *Cluster) SetLink(up bool) {
-	c.tracef("link up: %v", up)
-	c.net.down = !up
-	if !up {
-		c.net.cutNow(errCut)
-		return
-	}
-	c.net.tryConnect()
-}
-
-// Until runs events until cond holds; it fails after limit of virtual time.
-func (c *Cluster) Until(what string, limit time.Duration, cond func() bool) bool {
-	end := c.now + limit
-	for c.failure == nil && !cond() {
-		if c.now <= end {
-			if !c.step() {
-				c.now += 100 * time.Millisecond
-			}
-			continue
-		}
-		c.failf("not reached in %v: %s; %s", limit, what, c.describe())
-	}
-	return c.failure == nil
-}
-
-// Run lets time pass.
-func (c *Cluster) Run(d time.Duration) {
-	end := c.now + d
-	for c.failure == nil && len(c.queue) > 0 && c.queue[0].at <= end {
-		c.step()
-	}
-	c.now = max(c.now, end)
-}
-
-// Err returns the first failure.
-func (c *Cluster) Err() error { return c.failure }
-
-func (c *Cluster) describe() string {
-	var b strings.Builder
-	for _, n := range c.Nodes {
-		if n.core == nil {
-			fmt.Fprintf(&b, " node %d down;", n.idx)
-			continue
-		}
-		for _, v := range n.core.Snapshot().Volumes {
-			fmt.Fprintf(&b, " node %d vol %d: %v oos %d ap %d lo %d pe %d ua %d ids %v;", n.idx, v.Number, v.State, v.OutOfSync,
-				v.AppPending, v.LocalPending, v.Pending, v.Unacked, v.IDs)
-		}
-	}
-	return b.String()
+// super reads the superblock on a volume's disk.
+func (n *Node) super(vol int) (metadata.Superblock, metadata.Layout, error) {
+	m := n.metas[vol]
+	return metadata.Read(m, n.c.location(), m.Size())
 }

@@ -1,0 +1,125 @@
+// Copyright The blockmirror Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package sim
+
+import (
+	"bytes"
+	"io"
+)
+
+const chunkBytes = 16 << 10
+
+// image is the content of a disk, sparse: a nil chunk is all zero.
+type image struct {
+	size   int64
+	chunks [][]byte
+}
+
+var zeroChunk [chunkBytes]byte
+
+func newImage(size int64) image {
+	return image{size: size, chunks: make([][]byte, (size+chunkBytes-1)/chunkBytes)}
+}
+
+func (m *image) clone() image {
+	c := newImage(m.size)
+	for i, b := range m.chunks {
+		if b != nil {
+			c.chunks[i] = bytes.Clone(b)
+		}
+	}
+	return c
+}
+
+// ReadAt implements io.ReaderAt.
+func (m *image) ReadAt(p []byte, off int64) (int, error) {
+	n := int(max(min(int64(len(p)), m.size-off), 0))
+	m.read(p[:n], off)
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+func (m *image) read(p []byte, off int64) {
+	for len(p) > 0 {
+		c, at := off/chunkBytes, off%chunkBytes
+		n := min(int64(len(p)), chunkBytes-at)
+		if b := m.chunks[c]; b != nil {
+			copy(p[:n], b[at:])
+		} else {
+			clear(p[:n])
+		}
+		p, off = p[n:], off+n
+	}
+}
+
+func (m *image) write(p []byte, off int64) {
+	for len(p) > 0 {
+		c, at := off/chunkBytes, off%chunkBytes
+		n := min(int64(len(p)), chunkBytes-at)
+		if m.chunks[c] == nil && !bytes.Equal(p[:n], zeroChunk[:n]) {
+			m.chunks[c] = make([]byte, chunkBytes)
+		}
+		if b := m.chunks[c]; b != nil {
+			copy(b[at:], p[:n])
+		}
+		p, off = p[n:], off+n
+	}
+}
+
+func (m *image) zero(off, n int64) {
+	for n > 0 {
+		c, at := off/chunkBytes, off%chunkBytes
+		k := min(n, chunkBytes-at)
+		if b := m.chunks[c]; b != nil {
+			clear(b[at : at+k])
+		}
+		off, n = off+k, n-k
+	}
+}
+
+// at returns bytes that lie in one chunk, for reading only.
+func (m *image) at(off, n int64) []byte {
+	if b := m.chunks[off/chunkBytes]; b != nil {
+		return b[off%chunkBytes:][:n]
+	}
+	return zeroChunk[:n]
+}
+
+func (m *image) isZero(off, n int64) bool {
+	b := m.chunks[off/chunkBytes]
+	return b == nil || bytes.Equal(b[off%chunkBytes:][:n], zeroChunk[:n])
+}
+
+// missing reports whether a range has a chunk that never was written.
+func (m *image) missing(off, n int64) bool {
+	for c := off / chunkBytes; c*chunkBytes < off+n; c++ {
+		if m.chunks[c] == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// differ calls fn for each block of size bytes, of the first n, that is not the same
+// in both; fn returns false to stop.
+func (m *image) differ(o *image, n, size int64, fn func(off int64) bool) {
+	for c := int64(0); c*chunkBytes < n; c++ {
+		a, b := m.chunks[c], o.chunks[c]
+		if a == nil && b == nil {
+			continue
+		}
+		end := min(chunkBytes, n-c*chunkBytes)
+		if bytes.Equal(m.at(c*chunkBytes, end), o.at(c*chunkBytes, end)) {
+			continue
+		}
+		for at := int64(0); at < end; at += size {
+			k := min(size, end-at)
+			if off := c*chunkBytes + at; !bytes.Equal(m.at(off, k), o.at(off, k)) && !fn(off) {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,191 @@
+// Copyright The blockmirror Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package sim
+
+import (
+	"fmt"
+
+	"github.com/go-blockmirror/blockmirror/metadata"
+	"github.com/go-blockmirror/blockmirror/protocol"
+	"github.com/go-blockmirror/blockmirror/replica/internal/core"
+)
+
+// story is the history of generations as it really was, which no node knows: which
+// generation was begun on the base of which. From that follows whether two nodes have
+// diverged.
+type story struct {
+	r     *Run
+	vols  []*lineage
+	heard [2][]metadata.GenerationIDs // by node and volume, as last seen
+	// consent: the administrator has given up this node's data, or has declared
+	// data good that was not.
+	consent [2]bool
+}
+
+// lineage is one volume's generations.
+type lineage struct {
+	parents map[metadata.UUID][]metadata.UUID
+}
+
+func newStory(r *Run) *story {
+	s := &story{r: r}
+	for range r.cfg.Volumes {
+		s.vols = append(s.vols, &lineage{parents: map[metadata.UUID][]metadata.UUID{metadata.UUIDJustCreated: nil}})
+	}
+	for i := range s.heard {
+		s.heard[i] = make([]metadata.GenerationIDs, r.cfg.Volumes)
+		for v := range s.heard[i] {
+			s.heard[i][v].Current = metadata.UUIDJustCreated
+		}
+	}
+	return s
+}
+
+// begun notes that child was made of what parent names.
+func (l *lineage) begun(child, parent metadata.UUID) {
+	c, p := child.Identity(), parent.Identity()
+	if c != p && !l.descends(p, c) {
+		l.parents[c] = append(l.parents[c], p)
+	}
+}
+
+// descends reports whether a is b, or was made of it.
+func (l *lineage) descends(a, b metadata.UUID) bool {
+	if a == b {
+		return true
+	}
+	for _, p := range l.parents[a] {
+		if l.descends(p, b) {
+			return true
+		}
+	}
+	return false
+}
+
+func (l *lineage) diverged(a, b metadata.UUID) bool {
+	a, b = a.Identity(), b.Identity()
+	return !l.descends(a, b) && !l.descends(b, a)
+}
+
+// events looks at the identifiers after each event of a node.
+func (s *story) events(n *Node) {
+	for vol, l := range s.vols {
+		ids, old := n.core.IDs(vol), s.heard[n.idx][vol]
+		if ids == old || ids.Current == 0 {
+			continue
+		}
+		s.heard[n.idx][vol] = ids
+		cur := ids.Current.Identity()
+		_, known := l.parents[cur]
+		if !known {
+			l.parents[cur] = nil
+			l.begun(cur, old.Current)
+		}
+		if b := ids.Bitmap.Identity(); b != 0 && b != old.Bitmap.Identity() {
+			if _, known := l.parents[b]; !known {
+				l.parents[b] = nil
+			}
+			// Perhaps the name of a resync: what the target has during it is
+			// made of this node's data.
+			l.begun(cur, b)
+		}
+		if known && cur != old.Current.Identity() {
+			l.begun(cur, old.Current) // it was given up for this one
+		}
+	}
+}
+
+// effect looks at what a node reports.
+func (s *story) effect(n *Node, e *core.Event) {
+	r := s.r
+	switch e.Kind {
+	case core.EventVerdict:
+		s.verdict(n, e.Volume, e.Decision)
+	case core.EventState:
+		if e.New.Conn == protocol.SyncTarget && e.Old.Conn == protocol.WFSyncUUID {
+			s.noRollback(n, e.Volume)
+		}
+	case core.EventResyncDone:
+		r.Figures.Faults["resync done"]++
+	}
+}
+
+// verdict is the oracle for the handshake: diverged nodes never go on without an
+// administrator or a policy, others never get a split brain.
+func (s *story) verdict(n *Node, vol int, d *metadata.Decision) {
+	own, peer := d.Verdict.Own.Current, d.Verdict.Peer.Current
+	r := s.r
+	diverged := s.vols[vol].diverged(own, peer)
+	if d.DecidedBy == metadata.ByPolicy {
+		s.consent = [2]bool{true, true}
+	}
+	bad := ""
+	switch out := d.Verdict.Outcome; {
+	case out == metadata.BothZero || out == metadata.Contradictory:
+		bad = "a history that cannot be"
+	case out == metadata.SplitBrain || out == metadata.SplitBrainManual || out == metadata.Unrelated:
+		r.Figures.Faults["split brain"]++
+		if !diverged {
+			bad = "the histories did not diverge"
+		}
+	case diverged && !s.consent[0] && !s.consent[1]:
+		bad = "the histories diverged"
+	}
+	if bad != "" {
+		r.failf("node %d, volume %d: %s, but %s: own %v, peer %v", n.idx, vol, d.Sentence(), bad, d.Verdict.Own, d.Verdict.Peer)
+	}
+	if !r.cfg.Reckless && d.Verdict.Outcome == metadata.SplitBrain {
+		r.failf("node %d: a split brain although the administrators were careful", n.idx)
+	}
+}
+
+// noRollback is the oracle for the direction of a resync: no write that was
+// acknowledged is lost by it, unless somebody gave it up.
+func (s *story) noRollback(n *Node, vol int) {
+	r, d := s.r, n.disks[vol]
+	if s.consent[0] || s.consent[1] || r.cfg.Net.Protocol != protocol.ProtocolC {
+		return
+	}
+	if n.core == nil {
+		return
+	}
+	from := r.other(n).disks[vol]
+	book := r.books[vol]
+	for sector, list := range book.past {
+		mine, err1 := idOf(d.current.at(int64(sector)*sectorBytes, sectorBytes), sector)
+		theirs, err2 := idOf(from.current.at(int64(sector)*sectorBytes, sectorBytes), sector)
+		if err1 != nil || err2 != nil || mine <= theirs {
+			continue
+		}
+		for _, w := range list {
+			if w.id == mine && w.ack != 0 && !w.zero && !overwritten(list, w, theirs) {
+				r.failf("node %d becomes the target of a resync of volume %d, and loses write %d of sector %d for %d", n.idx, vol, mine, sector, theirs)
+				return
+			}
+		}
+	}
+}
+
+// overwritten reports whether what the other disk holds may be newer than w after all:
+// zeroes have no name.
+func overwritten(list []*write, w *write, theirs uint64) bool {
+	for _, v := range list {
+		if v.id > w.id && v.content() == theirs {
+			return true
+		}
+	}
+	for _, v := range w.rivals {
+		if v.content() == theirs {
+			return true
+		}
+	}
+	return false
+}
+
+// superWritten reads what is on disk now.
+func (s *story) superWritten(n *Node, vol int) {
+	if _, err := readOnDisk(n.metas[vol], s.r.cfg.External); err != nil {
+		s.r.failf("node %d, volume %d: %v", n.idx, vol, fmt.Errorf("after a metadata write: %w", err))
+	}
+}

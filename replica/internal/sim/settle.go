@@ -1,0 +1,129 @@
+// Copyright The blockmirror Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package sim
+
+import (
+	"time"
+
+	"github.com/go-blockmirror/blockmirror/protocol"
+	"github.com/go-blockmirror/blockmirror/replica/internal/core"
+)
+
+// settle stops all faults: both nodes must come together, equal, with every
+// acknowledged write, and every request answered.
+func (r *Run) settle() {
+	r.tracef("--- faults end")
+	r.still = true
+	for _, n := range r.Nodes {
+		for i, d := range n.disks {
+			for _, x := range []*Disk{d, n.metas[i]} {
+				x.healthy()
+				x.thaw()
+			}
+		}
+		n.fuse = 0
+		if n.paused {
+			n.resume()
+		}
+		if n.core == nil {
+			n.Boot()
+		}
+	}
+	r.net.healthy()
+	r.SetLink(true)
+	r.Run(50 * time.Millisecond)
+	for _, n := range r.Nodes {
+		r.try(n, "resume", func(c *core.Command) { n.core.SetSuspended(c, false) })
+	}
+	began, last := r.now, r.now
+	r.Until("both UpToDate", 30*time.Minute, func() bool {
+		if r.now-last > time.Second {
+			last = r.now
+			r.operate(r.now - began)
+		}
+		return r.inSync() && r.answered()
+	})
+	if r.failure != nil {
+		return
+	}
+	r.look(0)
+	r.equal()
+	if r.cfg.Reckless {
+		return
+	}
+	for v, book := range r.books {
+		if err := book.checkAll(r.Nodes[0].disks[v], r.Nodes[0].core.Size(v)); err != nil {
+			r.failf("volume %d: %v", v, err)
+		}
+	}
+	if s, bad := r.reads.check(); bad {
+		r.failf("what was read of sector %d no order of the operations explains", s)
+	}
+}
+
+// answered reports that no node owes an answer to an application or an administrator.
+func (r *Run) answered() bool {
+	return len(r.Nodes[0].ios)+len(r.Nodes[1].ios)+len(r.Nodes[0].cmds)+len(r.Nodes[1].cmds) == 0
+}
+
+// operate does once a second what an administrator does who wants the pair to work.
+func (r *Run) operate(since time.Duration) {
+	for _, n := range r.Nodes {
+		if n.core == nil { // a shutdown was still under way
+			n.Boot()
+		}
+		for v := range n.disks {
+			st, _ := n.State(v)
+			if st.Disk == protocol.Diskless {
+				n.Attach(v, func(err error) { r.tracef("%d attach: %v", n.idx, err) })
+			}
+			if st.Conn == protocol.Connected && st.Disk == protocol.UpToDate && st.PeerDisk == protocol.UpToDate && since > time.Minute &&
+				st.Role == protocol.Secondary && n.core.Snapshot().Volumes[v].OutOfSync > 0 {
+				// Marks of a resync that ended, whose removal a power failure undid:
+				// the identifiers say that there is nothing to copy.
+				r.try(n, "stale marks", func(c *core.Command) { n.core.Invalidate(c, v) })
+			}
+			if st.UserISP {
+				r.try(n, "resume", func(c *core.Command) { n.core.PauseSync(c, v, false) })
+			}
+		}
+		st, _ := n.State(0)
+		if st.Role == protocol.Primary && st.Conn <= protocol.WFConnection && since > 2*time.Minute {
+			// A Primary whose peer has gone on without it is refused, and keeps
+			// what it has: an operator looks at it and demotes it. What was
+			// acknowledged is checked all the same.
+			r.try(n, "operator demotes", func(c *core.Command) { n.core.Demote(c) })
+		}
+		if st.Conn == protocol.StandAlone && !r.stuck(since) {
+			r.try(n, "connect", func(c *core.Command) { n.core.Connect(c, 0, core.ConnectOptions{}) })
+		}
+	}
+	if r.cfg.Reckless && r.stuck(since) {
+		r.decide(since)
+	}
+}
+
+// stuck: reckless administrators have left a mess that only an administrator clears.
+func (r *Run) stuck(since time.Duration) bool { return r.cfg.Reckless && since > 4*time.Minute }
+
+// decide ends a split brain as the manual has it: one node's changes go.
+func (r *Run) decide(since time.Duration) {
+	victim := r.Nodes[0]
+	if since > 9*time.Minute {
+		victim = r.Nodes[1]
+	}
+	survivor := r.other(victim)
+	r.story.consent = [2]bool{true, true}
+	if s, _ := survivor.State(0); since > 14*time.Minute && s.Disk < protocol.UpToDate && s.Role == protocol.Secondary {
+		// No good data anywhere: somebody has to say which is.
+		r.try(survivor, "promote by force", func(c *core.Command) { survivor.core.Promote(c, true) })
+	}
+	for _, n := range r.Nodes {
+		if r.conn(n) == protocol.StandAlone {
+			r.try(n, "connect", func(c *core.Command) {
+				n.core.Connect(c, 0, core.ConnectOptions{DiscardMyData: n == victim})
+			})
+		}
+	}
+}
