@@ -33,7 +33,11 @@ func (r *Resource) command(ctx context.Context, doing string, start func(*core.C
 // runCommand is command without the question. It is called under the lock, and
 // releases it.
 func (r *Resource) runCommand(ctx context.Context, start func(*core.Core, *core.Command)) error {
-	cmd := &command{done: make(chan struct{})}
+	return r.awaitCommand(ctx, &command{done: make(chan struct{})}, start)
+}
+
+// awaitCommand is runCommand for a command of the caller's.
+func (r *Resource) awaitCommand(ctx context.Context, cmd *command, start func(*core.Core, *core.Command)) error {
 	cmd.cmd.User = cmd
 	r.commands = append(r.commands, cmd)
 	w := newWork()

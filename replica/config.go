@@ -169,6 +169,13 @@ type ResyncConfig struct {
 	// 0 stands for 10 MiB/s (DRBD: 250 KiB/s); a negative value means that the
 	// resync does not make way. It is this node's own, as source and as target.
 	MinRate int64
+	// ThinGranularity makes this node, as target, ask for aligned runs of that many
+	// bytes in such a way that the source can answer "all zero" ("rs-discard-
+	// granularity"): holes stay holes, on disks that can deallocate, and zeroes do
+	// not travel. A power of two from 4 KiB to 1 MiB, the unit in which the disk
+	// deallocates; 0 switches it off. It needs the peer's consent (the feature
+	// THIN_RESYNC), and has no effect on a resync by checksums.
+	ThinGranularity int
 }
 
 // OnIOError says what a node does when its disk fails (spec: behaviour 5.8).
@@ -321,6 +328,24 @@ type PeerConfig struct {
 	// IntegrityAlg protects data on the way ("data-integrity-alg"), as
 	// "crc32c"; both. Empty for none.
 	IntegrityAlg string
+	// VerifyAlg is the checksum of [Volume.Verify] ("verify-alg"), as "crc32c",
+	// "xxhash64", "md5" or "sha256"; both. Empty for none: then no verify can run.
+	// While connected, a change on the peer is adopted.
+	VerifyAlg string
+	// CSumsAlg makes a resync compare checksums first and copy only what differs
+	// ("csums-alg"), as "xxhash64", "md5" or "sha1"; both. Empty for none. It pays
+	// where the link is slow and marked blocks are mostly equal, as after a crash.
+	//
+	// Checksums of 32 bits, as crc32c, are refused, although DRBD takes them: what a
+	// checksum calls equal is not copied and its mark is cleared, for ever. With 32
+	// bits, one resync of 1 TiB of scattered blocks has a chance of one in sixteen to
+	// leave a block of old data behind that nobody will look for. A peer that sets
+	// one at run time is served; this node, as target, then copies everything.
+	CSumsAlg string
+	// CSumsAfterCrashOnly uses CSumsAlg only for a resync after the crash of a
+	// Primary ("csums-after-crash-only"), whose activity log marks far more than
+	// what was written. Elsewhere what is marked was written, and is copied.
+	CSumsAfterCrashOnly bool
 	// CRAMAlg ("cram-hmac-alg"), as "sha256", and Secret authenticate the peer;
 	// both. Empty for none.
 	CRAMAlg, Secret string
@@ -425,6 +450,7 @@ func (v *VolumeConfig) validate() error {
 		inRangeOr0("Resync.DelayTarget", int64(r.DelayTarget), int64(100*time.Millisecond), int64(10*time.Second)),
 		inRangeIfSet("Resync.FillTarget", r.FillTarget, metadata.SectorSize, 512<<20),
 		inRangeOr0("Resync.MaxRate", r.MaxRate, 250<<10, 4<<30),
+		inRangeOr0("Resync.ThinGranularity", int64(r.ThinGranularity), 4<<10, 1<<20),
 		inRangeIfSet("Resync.MinRate", r.MinRate, 1<<10, 4<<30),
 	)
 }

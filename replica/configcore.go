@@ -43,6 +43,7 @@ func coreVolume(v *VolumeConfig) core.VolumeConfig {
 		AssumeClean: v.AssumeClean,
 		CMaxRate:    kib(s.MaxRate, defaultResyncMaxRate), CMinRate: kib(s.MinRate, defaultResyncMinRate),
 		CPlanAhead: deci(s.PlanAhead, 20), CDelay: deci(s.DelayTarget, 10), CFill: defaultResyncFill,
+		ThinBytes: uint32(s.ThinGranularity),
 	}
 	out.ResyncRate = kib(s.Rate, out.CMaxRate)
 	switch {
@@ -60,7 +61,8 @@ func coreNet(p *PeerConfig) core.NetOptions {
 		Timeout:  timeoutOf(p), PingTimeout: or(p.PingTimeout, defaultPingTimeout),
 		PingInterval: or(p.PingInterval, defaultPingInterval), KoCount: koCount(p),
 		MaxEpochSize: or(p.MaxEpochSize, defaultMaxEpochSize), MaxBuffers: or(p.MaxBuffers, defaultMaxBuffers),
-		UseRLE: !p.DisableRLE, IntegrityAlg: p.IntegrityAlg, CRAMAlg: p.CRAMAlg, Secret: p.Secret,
+		UseRLE: !p.DisableRLE, IntegrityAlg: p.IntegrityAlg, VerifyAlg: p.VerifyAlg,
+		CSumsAlg: p.CSumsAlg, CSumsAfterCrashOnly: p.CSumsAfterCrashOnly, CRAMAlg: p.CRAMAlg, Secret: p.Secret,
 		AllowTwoPrimary: p.AllowTwoPrimaries,
 		AfterSB0:        p.AfterSB0Pri, AfterSB1: p.AfterSB1Pri, AfterSB2: p.AfterSB2Pri,
 		OnCongestion: core.OnCongestion(p.OnCongestion), CongestionFill: uint64(p.CongestionFill) / metadata.SectorSize,

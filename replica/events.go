@@ -46,11 +46,19 @@ const (
 	// EventQuorum: the arbiter is asked, or has answered: Text. Err matches ErrNoQuorum if
 	// it did not say yes.
 	EventQuorum
+	// EventVerifyStart: an online verify of Blocks began, on this node or the peer.
+	EventVerifyStart
+	// EventOutOfSync: it found that Size bytes at Off differ. They are marked.
+	EventOutOfSync
+	// EventVerifyDone: it ended: of Blocks Failed differ. Err says what interrupted it,
+	// and is nil if nothing did.
+	EventVerifyDone
 )
 
 // String returns the kind in words, as "state".
 func (k EventKind) String() string {
-	names := [...]string{"", "state", "resync-start", "resync-done", "verdict", "split-brain", "io-error", "size", "handler", "refused", "lagged", "quorum"}
+	names := [...]string{"", "state", "resync-start", "resync-done", "verdict", "split-brain", "io-error", "size", "handler", "refused", "lagged", "quorum",
+		"verify-start", "out-of-sync", "verify-done"}
 	if int(k) < len(names) && k > 0 {
 		return names[k]
 	}
@@ -74,6 +82,7 @@ type Event struct {
 	Blocks   uint64 // of 4 KiB
 	Failed   uint64 // of 4 KiB
 	Size     int64  // bytes
+	Off      int64  // bytes
 	Missed   uint64
 	Text     string
 	Err      error // as errors.Is finds it: ErrSplitBrain, ErrIncompatible, ErrAuthentication, ...
@@ -93,6 +102,15 @@ func (e Event) String() string {
 		fmt.Fprintf(&b, "resync of %d KiB began", e.Blocks*4)
 	case EventResyncDone:
 		fmt.Fprintf(&b, "resync of %d KiB done, %d KiB failed", e.Blocks*4, e.Failed*4)
+	case EventVerifyStart:
+		fmt.Fprintf(&b, "verify of %d KiB began", e.Blocks*4)
+	case EventOutOfSync:
+		fmt.Fprintf(&b, "%d bytes at %d are out of sync", e.Size, e.Off)
+	case EventVerifyDone:
+		fmt.Fprintf(&b, "verify of %d KiB done, %d KiB differ", e.Blocks*4, e.Failed*4)
+		if e.Err != nil {
+			fmt.Fprintf(&b, ", interrupted: %v", e.Err)
+		}
 	case EventSize:
 		fmt.Fprintf(&b, "size is now %d bytes", e.Size)
 	case EventLagged:

@@ -51,6 +51,7 @@ func translate(dst *blockdev.Op, op *core.Op) {
 // which must not write on a stream: that might wait for the peer.
 func (d *diskOp) finished(op *blockdev.Op) {
 	d.core.Err = op.Err
+	d.core.Sum()
 	d.w.done = append(d.w.done, d.core)
 	r := d.r
 	r.visit(&d.w, nil)
@@ -117,6 +118,7 @@ func (w *work) performOwn(r *Resource) {
 			r.queueOf(op).Do(&w.op)
 		}
 		op.Err = w.op.Err
+		op.Sum()
 		w.done = append(w.done, op)
 	}
 	w.op.Buf = nil

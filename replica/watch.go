@@ -165,6 +165,9 @@ var eventKinds = [...]EventKind{
 	core.EventHandler:     EventHandler,
 	core.EventRefused:     EventRefused,
 	core.EventQuorum:      EventQuorum,
+	core.EventVerifyStart: EventVerifyStart,
+	core.EventOutOfSync:   EventOutOfSync,
+	core.EventVerifyDone:  EventVerifyDone,
 }
 
 // publish turns an event of the core into one of the stream. It is called under
@@ -172,7 +175,7 @@ var eventKinds = [...]EventKind{
 func (r *Resource) publish(e *core.Event) {
 	ev := Event{
 		Time: time.Now(), Volume: r.volumeID(e.Volume),
-		Old: e.Old, New: e.New, Decision: e.Decision, Blocks: e.Blocks, Failed: e.Failed, Size: e.Bytes, Text: e.Text, Err: e.Err,
+		Old: e.Old, New: e.New, Decision: e.Decision, Blocks: e.Blocks, Failed: e.Failed, Size: e.Bytes, Off: e.Off, Text: e.Text, Err: e.Err,
 	}
 	if int(e.Kind) < len(eventKinds) {
 		ev.Kind = eventKinds[e.Kind]

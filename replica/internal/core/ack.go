@@ -18,7 +18,12 @@ func (pd *peerDevice) receiveAck(cmd protocol.Command, a protocol.BlockAck) erro
 	if pd.p.rx.held != nil {
 		defer pd.p.releaseHeld()
 	}
-	if a.ID == protocol.IDSyncer {
+	switch {
+	case cmd == protocol.CmdOVResult:
+		return pd.receiveVerifyResult(a)
+	case cmd == protocol.CmdRSIsInSync:
+		return pd.receiveInSync(a) // whose ID the kernel leaves to chance
+	case a.ID == protocol.IDSyncer:
 		return pd.receiveSyncAck(cmd, a)
 	}
 	r := pd.v.c.requests.find(a.ID)
@@ -101,7 +106,7 @@ func (pd *peerDevice) receiveSyncAck(cmd protocol.Command, a protocol.BlockAck) 
 	r := &pd.resync
 	from, to := touched(a.Sector, a.Size)
 	switch cmd {
-	case protocol.CmdRecvAck, protocol.CmdWriteAck, protocol.CmdRSWriteAck, protocol.CmdRSIsInSync:
+	case protocol.CmdRecvAck, protocol.CmdWriteAck, protocol.CmdRSWriteAck:
 		if pd.conn == protocol.Ahead {
 			pd.rsPending = max(pd.rsPending-1, 0)
 			pd.keepMarks(a.Sector, a.Size)
@@ -119,15 +124,17 @@ func (pd *peerDevice) receiveSyncAck(cmd protocol.Command, a protocol.BlockAck) 
 		pd.setInSync(a.Sector, a.Size)
 		pd.rsPending = max(pd.rsPending-1, 0)
 		r.note()
-		if pd.p.session.Version < 96 && pd.conn == protocol.SyncSource && pd.bm.Count() <= r.failed {
-			pd.peerSaysDone()
-		}
+		pd.sourceMayBeDone()
 	case protocol.CmdNegAck:
 		if r.running {
 			r.failed += to - from
 		}
 		pd.rsPending = max(pd.rsPending-1, 0)
 	case protocol.CmdNegRSDReply:
+		if verifies(pd.conn) || pd.verify.running {
+			pd.verifyRefused(a)
+			return nil
+		}
 		pd.blockDone(a.Sector, a.Size, false)
 	case protocol.CmdRSCancel:
 		r.skipped = true

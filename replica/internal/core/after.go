@@ -66,6 +66,7 @@ func (c *Core) afterChange(t transition) {
 	if n.Conn != o.Conn {
 		pd.congestionAfter(o.Conn, n.Conn)
 		pd.resyncAfter(o.Conn, n.Conn)
+		pd.verifyAfter(o.Conn, n.Conn)
 	}
 	if n.Disk == protocol.Failed && o.Disk != protocol.Failed {
 		v.leaveDisk()

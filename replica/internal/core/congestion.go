@@ -130,7 +130,7 @@ func (pd *peerDevice) congestionAfter(o, n protocol.ConnState) {
 
 // isResyncRequest reports whether the answer to a request goes to a resync.
 func isResyncRequest(cmd protocol.Command) bool {
-	return cmd == protocol.CmdRSDataRequest || cmd == protocol.CmdRSThinReq
+	return cmd == protocol.CmdRSDataRequest || cmd == protocol.CmdRSThinReq || cmd == protocol.CmdCsumRSRequest
 }
 
 // cancels reports whether a request of the resync is refused because this node has

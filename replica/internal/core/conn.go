@@ -40,6 +40,8 @@ func (c *Core) Connected(peer int, gen uint64, resolver bool) {
 	p.phase, p.gotProto, p.dryRun, p.lateLoss = phaseFeatures, false, false, false
 	p.protocol = c.cfg.Net.Protocol
 	p.digest, _ = protocol.LookupDigest(c.cfg.Net.IntegrityAlg)
+	p.verifyAlg, _ = protocol.LookupDigest(c.cfg.Net.VerifyAlg)
+	p.csumsAlg, _ = protocol.LookupDigest(c.cfg.Net.CSumsAlg)
 	p.lastMeta, p.lastData = c.now, c.now
 	p.rx.reset()
 	for _, pd := range p.pds {
@@ -335,6 +337,7 @@ func (p *peer) abandon() {
 	p.failClusterRequests()
 	for _, pd := range p.pds {
 		pd.stopResync()
+		pd.endVerify(fmt.Errorf("verify: %w", ErrConnectionLost))
 		pd.rx, pd.syncUUIDSet = nil, false
 	}
 	p.abandonRequests()

@@ -170,6 +170,7 @@ func (c *Core) issue(o *Op) {
 func (c *Core) OpDone(o *Op) {
 	o.vol.opsPending--
 	done, fn := o.done, o.fn
+	o.Sum() // if the shell has not
 	switch {
 	case done != nil:
 		done(c, o)

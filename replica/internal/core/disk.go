@@ -4,6 +4,7 @@
 package core
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/go-blockmirror/blockmirror/activitylog"
@@ -32,6 +33,7 @@ func (v *volume) diskFailed(why cause, what string, err error) {
 	}
 	pd := v.pds[0]
 	if v.cfg.DetachOnIO == IOPassOn && why != causeMeta {
+		pd.abortVerify(ErrIO)
 		if v.disk > protocol.Inconsistent {
 			v.c.change(pd, fact, func(s *protocol.State) { s.Disk = protocol.Inconsistent })
 		}
@@ -145,6 +147,7 @@ func (pd *peerDevice) askDetach(cmd *Command) {
 // empty, the superblock clean. What apply-al would leave (spec: on-disk 10.4).
 func (v *volume) detachClean(cmd *Command) {
 	c := v.c
+	v.pds[0].abortVerify(errors.New("the disk is being detached"))
 	v.freezing++
 	end := func(err error) {
 		v.freezing--

@@ -112,6 +112,11 @@ func (p *peer) epochStable(e *txEpoch) {
 		r = next
 	}
 	p.tx.recycle(e)
+	for _, pd := range p.pds {
+		if pd.verify.running {
+			pd.verifyPump() // blocks may have waited for this
+		}
+	}
 }
 
 func (t *txEpochs) pop() *txEpoch {

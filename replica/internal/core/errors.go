@@ -33,6 +33,8 @@ var (
 	ErrAttached = errors.New("a disk is already attached; detach it first")
 	// ErrStandAlone: the operation needs a connection (spec: behaviour T3, X9, X11).
 	ErrStandAlone = errors.New("not connected to the peer; connect first")
+	// ErrInterrupted: the caller has given up.
+	ErrInterrupted = errors.New("interrupted")
 	// ErrConnected: the operation needs this node to be StandAlone (spec:
 	// behaviour 10.4, 125 and 151).
 	ErrConnected = errors.New("the node is not StandAlone; disconnect first")

@@ -52,6 +52,8 @@ func (pd *peerDevice) receiveState(ps protocol.State) {
 	switch {
 	case conn == protocol.WFReportParams:
 		conn = protocol.Connected
+	case pd.verifyEnds(own, ps, real):
+		conn, own.Conn = protocol.Connected, protocol.Connected
 	case ps.Conn == protocol.Ahead && conn >= protocol.Connected:
 		conn = protocol.Behind
 	}

@@ -23,6 +23,7 @@ type intervals struct {
 	nWaiting   int
 	waking     bool
 	again      bool
+	low, high  uint64 // sectors that have become free while waking
 }
 
 // interval is one entry, embedded in what it stands for.
@@ -31,6 +32,7 @@ type interval struct {
 	write      bool
 	waiting    bool
 	linked     bool
+	hold       bool // a block of an online verify: it is in the way of own writes only
 	prev, next *interval
 	run        func(*Core, *interval) // called when its turn comes; a package function
 	req        *request
@@ -101,6 +103,9 @@ func (i *interval) conflicts(o *interval) bool {
 // yields reports whether i has to wait for o, which overlaps it and arrived before
 // it or not.
 func (i *interval) yields(o *interval, before bool) bool {
+	if o.hold && (i.peer != nil || i.req.postponed) {
+		return false // the block is read when these are done: see verifyPump
+	}
 	peerRead := i.peer != nil && !i.write
 	if o.waiting || o.req != nil && o.write && !o.req.issued {
 		switch {
@@ -147,23 +152,27 @@ func (l *intervals) remove(i *interval) {
 		i.waiting = false
 		l.nWaiting--
 	}
-	l.wake()
+	l.wakeRange(i.from, i.to)
 }
 
 // wake starts the entries that nothing is in the way of any more.
-func (l *intervals) wake() {
+func (l *intervals) wake() { l.wakeRange(0, ^uint64(0)) }
+
+// wakeRange is wake for entries that touch a range. Many may wait elsewhere, for the
+// blocks of a verify above all.
+func (l *intervals) wakeRange(from, to uint64) {
 	if l.nWaiting == 0 {
 		return
 	}
 	if l.waking {
-		l.again = true
+		l.again, l.low, l.high = true, min(l.low, from), max(l.high, to)
 		return
 	}
-	l.waking = true
+	l.waking, l.low, l.high = true, from, to
 	for l.again = true; l.again; {
 		l.again = false
 		for i := l.head; i != nil; i = i.next {
-			if i.waiting && !l.blocked(i) {
+			if i.waiting && i.from < l.high && l.low < i.to && !l.blocked(i) {
 				i.waiting = false
 				l.nWaiting--
 				i.run(l.v.c, i)

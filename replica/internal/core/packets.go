@@ -150,7 +150,7 @@ func (p *peer) receiveVolume(h protocol.Header, body []byte, payload *Buffer) er
 func (pd *peerDevice) receiveControl(h protocol.Header, body []byte) error {
 	s := &pd.p.session
 	switch h.Command {
-	case protocol.CmdDataRequest, protocol.CmdRSDataRequest, protocol.CmdRSThinReq:
+	case protocol.CmdDataRequest, protocol.CmdRSDataRequest, protocol.CmdRSThinReq, protocol.CmdCsumRSRequest:
 		var q protocol.BlockRequest
 		if err := q.Decode(body, s); err != nil {
 			return err
@@ -207,9 +207,15 @@ func (pd *peerDevice) receiveControl(h protocol.Header, body []byte) error {
 	case protocol.CmdBitmap, protocol.CmdCompressedBitmap:
 		return pd.receiveBitmap(h, body)
 	case protocol.CmdUnplugRemote, protocol.CmdDelayProbe, protocol.Cmd9x58, protocol.Cmd9x59:
-	case protocol.CmdCsumRSRequest, protocol.CmdOVRequest, protocol.CmdOVReply:
-		// Never asked for: no verify-alg and no csums-alg is configured.
-		return errSequence
+	case protocol.CmdOVRequest, protocol.CmdOVReply:
+		var q protocol.BlockRequest
+		if err := q.Decode(body, s); err != nil {
+			return err
+		}
+		if h.Command == protocol.CmdOVReply {
+			return pd.receiveVerifyReply(q)
+		}
+		return pd.receiveVerifyRequest(q)
 	default:
 		return errSequence
 	}

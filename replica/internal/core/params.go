@@ -4,6 +4,7 @@
 package core
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/go-blockmirror/blockmirror/bitmap"
@@ -14,23 +15,45 @@ import (
 // What a node tells about each volume: P_SYNC_PARAM, P_SIZES, P_UUIDS, P_STATE
 // (spec: wire 4.4 to 4.6, 4.13).
 
-func (pd *peerDevice) sendSyncParam() {
+func (pd *peerDevice) ownSyncParam() protocol.SyncParam {
 	cfg := &pd.v.cfg
-	q := protocol.SyncParam{Rate: cfg.ResyncRate, PlanAhead: cfg.CPlanAhead, DelayTarget: cfg.CDelay,
-		FillTarget: cfg.CFill, MaxRate: cfg.CMaxRate}
-	send(pd.p, protocol.DataStream, pd.p.session.SyncParamCommand(), cfg.Number, q)
+	return protocol.SyncParam{Rate: cfg.ResyncRate, PlanAhead: cfg.CPlanAhead, DelayTarget: cfg.CDelay,
+		FillTarget: cfg.CFill, MaxRate: cfg.CMaxRate, VerifyAlg: pd.p.verifyAlg.Name(), CsumsAlg: pd.p.csumsAlg.Name()}
 }
 
+func (pd *peerDevice) sendSyncParam() {
+	send(pd.p, protocol.DataStream, pd.p.session.SyncParamCommand(), pd.v.cfg.Number, pd.ownSyncParam())
+}
+
+// receiveSyncParam compares the algorithms while connecting, and adopts them later
+// (spec: wire 4.4).
 func (pd *peerDevice) receiveSyncParam(q protocol.SyncParam) {
+	p := pd.p
 	pd.adoptSpeed(q)
-	if q.VerifyAlg == "" && q.CsumsAlg == "" {
-		return
-	}
 	if pd.conn == protocol.WFReportParams {
-		pd.p.refuse(fmt.Errorf("%w: the peer has verify-alg %q and csums-alg %q, this node has none", ErrIncompatible, q.VerifyAlg, q.CsumsAlg))
+		if err := pd.ownSyncParam().Compatible(q, &p.session); err != nil {
+			p.refuse(fmt.Errorf("%w: %w", ErrIncompatible, err))
+		}
 		return
 	}
-	pd.v.logf(LogWarn, "the peer set verify-alg %q and csums-alg %q, which are not used here", q.VerifyAlg, q.CsumsAlg)
+	verify, err := protocol.LookupDigest(q.VerifyAlg)
+	csums, err2 := protocol.LookupDigest(q.CsumsAlg)
+	if err := errors.Join(err, err2); err != nil {
+		p.refuse(fmt.Errorf("%w: the peer changed its settings: %w", ErrIncompatible, err))
+		return
+	}
+	if p.session.Version >= 88 && verify != p.verifyAlg {
+		pd.v.logf(LogInfo, "the peer set verify-alg to %q", q.VerifyAlg)
+		p.verifyAlg = verify
+	}
+	if p.session.Version >= 89 && csums != p.csumsAlg {
+		level := LogInfo
+		if weakChecksum(csums) {
+			level = LogWarn // this node copies what its peer would compare
+		}
+		pd.v.logf(level, "the peer set csums-alg to %q", q.CsumsAlg)
+		p.csumsAlg = csums
+	}
 }
 
 // sendSizes tells how large the disk is, could be, and should be.

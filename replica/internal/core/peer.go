@@ -35,13 +35,15 @@ type peer struct {
 	protocol protocol.ReplicationProtocol // in force; a peer's P_PROTOCOL_UPDATE changes it
 	digest   protocol.Digest              // of what we send
 	peerAlg  protocol.Digest              // of what the peer sends
-	gotProto bool                         // the peer's P_PROTOCOL has been read
-	dryRun   bool                         // a tentative connect, here or there
-	opt      ConnectOptions
-	ownNonce []byte
-	wantConn bool // reconnect after a loss
-	refusing bool // the pair is being closed by refuse
-	lateLoss bool // meta is gone, what is left on data is still read
+	// In force for verify and checksum resync: configured, or adopted from the peer.
+	verifyAlg, csumsAlg protocol.Digest
+	gotProto            bool // the peer's P_PROTOCOL has been read
+	dryRun              bool // a tentative connect, here or there
+	opt                 ConnectOptions
+	ownNonce            []byte
+	wantConn            bool // reconnect after a loss
+	refusing            bool // the pair is being closed by refuse
+	lateLoss            bool // meta is gone, what is left on data is still read
 
 	lastMeta, lastData time.Duration // when something was last received
 	pingSent           time.Duration

@@ -3,7 +3,12 @@
 
 package core
 
-import "github.com/go-blockmirror/blockmirror/protocol"
+import (
+	"bytes"
+	"fmt"
+
+	"github.com/go-blockmirror/blockmirror/protocol"
+)
 
 // receiveRequest is a read on behalf of the peer: of an application there, or of the
 // resync (spec: wire 4.7).
@@ -12,11 +17,17 @@ func (pd *peerDevice) receiveRequest(cmd protocol.Command, b protocol.BlockReque
 	if err := v.inside(b.Sector, uint64(b.Size)); err != nil {
 		return err
 	}
+	if cmd == protocol.CmdCsumRSRequest && (len(b.Digest) != pd.p.csumsAlg.Size() || len(b.Digest) == 0) {
+		return fmt.Errorf("%w: a digest of %d bytes, csums-alg is %q here", protocol.ErrField, len(b.Digest), pd.p.csumsAlg.Name())
+	}
 	if v.disk != protocol.UpToDate || pd.cancels(cmd) {
 		pd.refuseRead(cmd, b.Sector, b.ID, b.Size)
 		return nil
 	}
 	q := v.c.newPeerReq(pd, cmd, b.Sector, b.Size, b.ID)
+	if cmd == protocol.CmdCsumRSRequest {
+		q.digest, q.want = pd.p.csumsAlg, append([]byte(nil), b.Digest...)
+	}
 	pd.unacked++
 	if !pd.delayed(q) {
 		pd.p.rx.startRead(q)
@@ -50,8 +61,10 @@ func (pd *peerDevice) refuseRead(cmd protocol.Command, sector uint64, id protoco
 }
 
 // runPeerRead: no write to the blocks is in flight. The next thing needed is memory.
-func runPeerRead(c *Core, i *interval) {
-	q := i.peer
+func runPeerRead(_ *Core, i *interval) { queueRead(i.peer) }
+
+// queueRead reads as soon as there is memory for it, in order.
+func queueRead(q *peerReq) {
 	p := q.pd.p
 	if len(p.readQueue) > 0 || !q.read() {
 		p.readQueue = append(p.readQueue, q)
@@ -61,7 +74,7 @@ func runPeerRead(c *Core, i *interval) {
 // read asks the disk; it reports false if there is no buffer.
 func (q *peerReq) read() bool {
 	v, c := q.pd.v, q.pd.v.c
-	if !q.pd.p.alive() || v.disk != protocol.UpToDate {
+	if !q.pd.p.alive() || v.disk != protocol.UpToDate && (q.cmd != csumOfTarget || !v.hasDisk()) {
 		q.readDone(true)
 		return true
 	}
@@ -78,6 +91,7 @@ func (q *peerReq) read() bool {
 	o := c.op()
 	o.Kind, o.Volume, o.vol, o.Off, o.Len, o.Buf = OpRead, v.idx, v, int64(q.sector)*512, int64(q.size), q.buf.Data
 	o.peer, o.done = q, peerReadDone
+	o.Digest, o.ZeroCheck = q.digest, q.cmd == protocol.CmdRSThinReq
 	c.issue(o)
 	return true
 }
@@ -110,6 +124,7 @@ func peerReadDone(_ *Core, o *Op) {
 		q.pd.setOutOfSync(q.sector, q.size)
 		v.diskFailed(causeRead, "read for the peer", o.Err)
 	}
+	q.sum, q.zero = o.sum, o.allZero
 	q.readDone(o.Err != nil)
 }
 
@@ -117,6 +132,17 @@ func peerReadDone(_ *Core, o *Op) {
 // now goes out after it.
 func (q *peerReq) readDone(failed bool) {
 	pd, v := q.pd, q.pd.v
+	switch q.cmd {
+	case protocol.CmdOVReply:
+		q.compared(failed)
+		return
+	case protocol.CmdOVRequest:
+		q.verifyRead(failed)
+		return
+	case csumOfTarget:
+		q.summed(failed)
+		return
+	}
 	pd.unacked--
 	buf := q.buf
 	q.buf = nil
@@ -126,6 +152,14 @@ func (q *peerReq) readDone(failed bool) {
 	case failed || pd.cancels(q.cmd):
 		buf.Release()
 		pd.refuseRead(q.cmd, q.sector, q.id, q.size)
+	case q.cmd == protocol.CmdCsumRSRequest && bytes.Equal(q.sum, q.want):
+		buf.Release()
+		pd.foundInSync(q.sector, q.size)
+	case q.cmd == protocol.CmdRSThinReq && q.zero:
+		buf.Release()
+		pd.rsPending++
+		send(pd.p, protocol.DataStream, protocol.CmdRSDeallocated, v.cfg.Number,
+			protocol.BlockDescription{Sector: q.sector, Size: q.size})
 	default:
 		pd.sent += uint64(q.size) / 512
 		cmd := protocol.CmdRSDataReply

@@ -28,7 +28,14 @@ type peerReq struct {
 	al       alHold
 	failed   bool
 	onlyCopy bool // the peer has no disk for it
-	next     *peerReq
+	gone     bool // nobody wants the result any more
+
+	digest protocol.Digest // what to sum a read with
+	sum    []byte          // of the data read; valid until the disk operation is returned
+	round  uint64          // number of the resync that it belongs to
+	zero   bool            // the data read is all zero
+	want   []byte          // the peer's digest of the same blocks
+	next   *peerReq
 }
 
 func (c *Core) newPeerReq(pd *peerDevice, cmd protocol.Command, sector uint64, size uint32, id protocol.BlockID) *peerReq {

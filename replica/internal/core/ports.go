@@ -4,6 +4,7 @@
 package core
 
 import (
+	"encoding/binary"
 	"time"
 
 	"github.com/go-blockmirror/blockmirror/metadata"
@@ -38,8 +39,12 @@ type Op struct {
 	PreFlush bool
 	FUA      bool
 	MayUnmap bool // OpZero may deallocate
-	IO       *IO  // the application request it serves, if any: the shell may run it on that caller's goroutine
-	Err      error
+	// Digest is what the shell sums a read with, and ZeroCheck whether it looks if
+	// all of it is zero: see Sum.
+	Digest    protocol.Digest
+	ZeroCheck bool
+	IO        *IO // the application request it serves, if any: the shell may run it on that caller's goroutine
+	Err       error
 
 	done  func(*Core, *Op) // continuation; a package function, so that no closure is built on the hot path
 	fn    func(error)      // continuation of cold paths
@@ -50,6 +55,38 @@ type Op struct {
 	vol   *volume
 	since time.Duration
 	next  *Op
+
+	summed  bool
+	allZero bool
+	sum     []byte
+	sumRoom [protocol.MaxDigestBytes]byte
+}
+
+// Sum computes what the core wants to know of the data that was read. The shell calls
+// it after a read, without the lock: it may take milliseconds.
+func (o *Op) Sum() {
+	if o.summed || o.Kind != OpRead || o.Err != nil || o.Digest.Size() == 0 && !o.ZeroCheck {
+		return
+	}
+	o.summed = true
+	o.sum = o.Digest.Sum(o.sumRoom[:0], o.Buf)
+	o.allZero = o.ZeroCheck && isZero(o.Buf)
+}
+
+// isZero reports whether b holds zeroes only.
+func isZero(b []byte) bool {
+	for len(b) >= 8 {
+		if binary.NativeEndian.Uint64(b) != 0 {
+			return false
+		}
+		b = b[8:]
+	}
+	for _, x := range b {
+		if x != 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // Buffer is payload memory that travels between the shell and the core. Whoever
@@ -146,6 +183,8 @@ type NetAction struct {
 // once, in Effects.Commands with Err set.
 type Command struct {
 	Err error
+	// Verified is what Core.Verify has found.
+	Verified *VerifyReport
 	// User is the shell's own: its waiter.
 	User any
 
@@ -183,9 +222,12 @@ const (
 	EventIOError                     // a disk failed: Text
 	EventSize                        // the volume's size changed: Bytes
 	EventResyncStart
-	EventHandler // a handler of DRBD would run: Text is its name
-	EventRefused // this node refused the connection and goes StandAlone: Err
-	EventQuorum  // the arbiter is asked, or has answered: Text, and Err if it did not say yes
+	EventHandler     // a handler of DRBD would run: Text is its name
+	EventRefused     // this node refused the connection and goes StandAlone: Err
+	EventQuorum      // the arbiter is asked, or has answered: Text, and Err if it did not say yes
+	EventVerifyStart // an online verify of Blocks began
+	EventOutOfSync   // it found Bytes at Off that differ
+	EventVerifyDone  // it ended: of Blocks Failed differ; Err says why it was interrupted, if it was
 )
 
 // Event is one entry of the ordered event stream.
@@ -201,6 +243,7 @@ type Event struct {
 	Failed   uint64
 	Bytes    int64
 	Call     *Call // EventHandler, EventQuorum: to be run, and HandlerDone called
+	Off      int64
 }
 
 // Effects is what one or more events led to. The shell performs all of it

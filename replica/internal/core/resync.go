@@ -43,7 +43,12 @@ type resync struct {
 	mark     int
 	timer    timer
 	lazy     timer
-	grow     bool // the device grew while connecting: resync the new part
+	csums    protocol.Digest // target: ask by checksum; none: copy everything
+	same     uint64          // blocks that were equal by checksum
+	round    uint64          // counts resyncs
+	// blocksLeft is what is left, if that is not what is out of sync.
+	blocksLeft func() uint64
+	grow       bool // the device grew while connecting: resync the new part
 }
 
 // span is a range that the target has asked for.
@@ -84,6 +89,7 @@ func (pd *peerDevice) resyncAfter(o, n protocol.ConnState) {
 		r.start(pd.oosBlocks())
 		v.c.event(Event{Kind: EventResyncStart, Volume: v.idx, Peer: pd.p.idx, Blocks: r.total})
 		if n == protocol.SyncTarget || n == protocol.PausedSyncT {
+			r.csums = pd.checksums()
 			pd.beginTarget()
 		}
 	case isResync(n):
@@ -143,8 +149,8 @@ func (pd *peerDevice) syncNewStorage() {
 
 func (r *resync) start(blocks uint64) {
 	now := r.pd.v.c.now
-	lazy, grow := r.lazy, r.grow
-	*r = resync{pd: r.pd, running: true, total: blocks, began: now, nextStep: now, asked: r.asked[:0], lazy: lazy, grow: grow}
+	*r = resync{pd: r.pd, running: true, total: blocks, began: now, nextStep: now, asked: r.asked[:0],
+		lazy: r.lazy, grow: r.grow, round: r.round + 1, blocksLeft: r.blocksLeft}
 	r.otherIO = r.pd.v.otherIO()
 	for i := range r.marks {
 		r.marks[i] = mark{now, blocks}
@@ -279,7 +285,7 @@ func (pd *peerDevice) pump() {
 	if !r.ready || r.ending || pd.conn != protocol.SyncTarget {
 		return
 	}
-	pd.ration()
+	r.ration()
 	window := uint64(pd.v.c.cfg.Net.MaxBuffers/2) * 8
 	for r.inFlight < window && r.budget > 0 {
 		sector, size, ok := pd.nextRequest(min(window-r.inFlight, uint64(r.budget)))
@@ -293,8 +299,11 @@ func (pd *peerDevice) pump() {
 			r.budget -= int64(size) / 512
 		}
 		pd.rsPending++
-		send(pd.p, protocol.DataStream, protocol.CmdRSDataRequest, pd.v.cfg.Number,
-			protocol.BlockRequest{Sector: sector, ID: protocol.IDSyncer, Size: size})
+		if r.csums.Size() > 0 {
+			pd.sumForRequest(sector, size)
+			continue
+		}
+		pd.requestBlocks(sector, size)
 	}
 	if len(r.asked) == 0 {
 		pd.endOfPass()
@@ -308,6 +317,10 @@ func (pd *peerDevice) pump() {
 func (pd *peerDevice) nextRequest(limit uint64) (sector uint64, size uint32, ok bool) {
 	r := &pd.resync
 	largest := min(uint64(protocol.MaxDataBytes(pd.p.session.Version))/512, max(limit, 8))
+	if r.csums.Size() > 0 {
+		largest = min(largest, csumBytes/512)
+	}
+	thin := pd.thinSectors()
 	for {
 		b, found := pd.bm.NextSet(r.cursor)
 		if !found {
@@ -315,7 +328,7 @@ func (pd *peerDevice) nextRequest(limit uint64) (sector uint64, size uint32, ok 
 			return 0, 0, false
 		}
 		n := uint64(1)
-		for n*8 < largest && (b*8)/resyncExtent == ((b+n)*8)/resyncExtent && pd.bm.Test(b+n) {
+		for n*8 < largest && (b*8)/resyncExtent == ((b+n)*8)/resyncExtent && (b*8)/thin == ((b+n)*8)/thin && pd.bm.Test(b+n) {
 			n++
 		}
 		r.cursor = b + n
@@ -402,6 +415,7 @@ func (pd *peerDevice) concludeTarget() {
 	v.c.change(pd, fact, func(s *protocol.State) { s.Conn, s.Disk = protocol.Connected, disk })
 	v.c.event(Event{Kind: EventResyncDone, Volume: v.idx, Peer: pd.p.idx, Blocks: total, Failed: failed})
 	v.logf(LogInfo, "resync done: %d blocks, %d failed", total, failed)
+	r.logSame()
 	v.c.notify(HandlerAfterResyncTarget, pd)
 	v.syncSuper(func(err error) {
 		if err == nil && pd.p.gen == gen {
@@ -444,6 +458,7 @@ func (pd *peerDevice) concludeSource() {
 	v.c.change(pd, fact, func(s *protocol.State) { s.Conn, s.PeerDisk = protocol.Connected, disk })
 	v.c.event(Event{Kind: EventResyncDone, Volume: v.idx, Peer: pd.p.idx, Blocks: total, Failed: failed})
 	v.logf(LogInfo, "resync done: %d blocks, %d failed", total, failed)
+	r.logSame()
 	v.md.dirty = true
 	pd.p.unfence()
 }
@@ -493,6 +508,9 @@ func (r *resync) note() {
 }
 
 func (r *resync) left() uint64 {
+	if r.blocksLeft != nil {
+		return r.blocksLeft()
+	}
 	n := r.pd.oosBlocks()
 	return n - min(n, r.failed)
 }
@@ -517,7 +535,7 @@ func (r *resync) snapshot() *ResyncSnapshot {
 		return nil
 	}
 	now := r.pd.v.c.now
-	s := &ResyncSnapshot{Total: r.total, Left: min(r.left(), r.total), Failed: r.failed, Elapsed: now - r.began, Paused: r.paused}
+	s := &ResyncSnapshot{Total: r.total, Left: min(r.left(), r.total), Failed: r.failed, SameCsum: r.same, Elapsed: now - r.began, Paused: r.paused}
 	if r.pausedAt != 0 {
 		s.Paused += now - r.pausedAt
 	}

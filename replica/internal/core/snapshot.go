@@ -96,6 +96,9 @@ func (v *volume) snapshot() VolumeSnapshot {
 	if pd.conn != protocol.StandAlone {
 		s.Protocol = pd.p.protocol
 	}
+	if pd.verify.running {
+		s.Resync = pd.verify.meter.snapshot()
+	}
 	if v.cfg.DiskFlushes {
 		s.WO = 'f'
 	}

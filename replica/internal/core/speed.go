@@ -100,23 +100,23 @@ func (k *controller) step(cfg *VolumeConfig) int64 {
 }
 
 // ration begins a new step if it is time.
-func (pd *peerDevice) ration() {
-	r, now := &pd.resync, pd.v.c.now
+func (r *resync) ration() {
+	pd, now := r.pd, r.pd.v.c.now
 	if now < r.nextStep {
 		return
 	}
 	r.nextStep = max(r.nextStep+resyncStep, now)
 	r.budget = r.speed.step(&pd.v.cfg)
 	r.limited = r.budget != unlimited
-	if pd.throttled() {
+	if r.throttled() {
 		r.budget, r.limited = 0, true
 	}
 }
 
 // throttled reports whether the resync has to make way: the disk is busy with other
 // I/O, and the resync has more than c-min-rate. It is looked at once in a step.
-func (pd *peerDevice) throttled() bool {
-	r, v := &pd.resync, pd.v
+func (r *resync) throttled() bool {
+	v := r.pd.v
 	if v.cfg.CMinRate == 0 || !r.running {
 		return false
 	}
@@ -164,7 +164,7 @@ func (pd *peerDevice) adoptSpeed(q protocol.SyncParam) {
 // kept waiting.
 func (pd *peerDevice) delayed(q *peerReq) bool {
 	r := &pd.resync
-	if q.cmd == protocol.CmdDataRequest || pd.role == protocol.Primary || len(r.waiting) == 0 && !pd.throttled() {
+	if q.cmd == protocol.CmdDataRequest || pd.role == protocol.Primary || len(r.waiting) == 0 && !r.throttled() {
 		return false
 	}
 	r.waiting = append(r.waiting, q)
@@ -178,7 +178,7 @@ func (pd *peerDevice) delayed(q *peerReq) bool {
 // there is no reason any more.
 func (pd *peerDevice) serveDelayed() {
 	r := &pd.resync
-	for n := 0; len(r.waiting) > 0 && (n == 0 || !pd.throttled()); n++ {
+	for n := 0; len(r.waiting) > 0 && (n == 0 || !r.throttled()); n++ {
 		q := r.waiting[0]
 		r.waiting = r.waiting[:copy(r.waiting, r.waiting[1:])]
 		q.pd.p.rx.startRead(q)

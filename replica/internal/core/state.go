@@ -22,7 +22,7 @@ const (
 )
 
 func (c *Core) ruleEnv(pd *peerDevice) *ruleEnv {
-	e := &ruleEnv{twoPrimaries: c.cfg.Net.AllowTwoPrimary, version: pd.p.version(), fencing: pd.v.fencing() >= FencingResourceOnly}
+	e := &ruleEnv{twoPrimaries: c.cfg.Net.AllowTwoPrimary, version: pd.p.version(), verifyAlg: pd.p.verifyAlg.Size() > 0, fencing: pd.v.fencing() >= FencingResourceOnly}
 	for _, o := range pd.p.pds {
 		if o != pd && o.role == protocol.Primary {
 			e.otherPrimary = true
@@ -139,6 +139,9 @@ func (c *Core) commit(pd *peerDevice, old, s protocol.State) {
 		pd.p.closeEpoch() // one epoch never mixes mirrored and unmirrored writes
 	}
 	pd.store(s)
+	if old.Role != protocol.Primary && s.Role == protocol.Primary {
+		pd.holdAllVerified()
+	}
 	c.changes++
 	pd.v.logf(LogInfo, "%s", diff(old, s))
 	c.event(Event{Kind: EventState, Volume: pd.v.idx, Peer: pd.p.idx, Old: old, New: s})

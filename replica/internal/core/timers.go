@@ -39,7 +39,7 @@ func (c *Core) Deadline() (at time.Duration, ok bool) {
 	}
 	for _, v := range c.vols {
 		for _, pd := range v.pds {
-			t = t.earliest(pd.resync.timer).earliest(pd.resync.lazy).earliest(pd.resync.delay).earliest(pd.aheadTimer)
+			t = t.earliest(pd.resync.timer).earliest(pd.resync.lazy).earliest(pd.resync.delay).earliest(pd.aheadTimer).earliest(pd.verify.timer)
 		}
 	}
 	return t.at, t.set
@@ -83,6 +83,9 @@ func (c *Core) Tick() {
 			}
 			if pd.resync.lazy.due(c.now) {
 				pd.writeLazily()
+			}
+			if pd.verify.timer.due(c.now) {
+				pd.verifyPump()
 			}
 		}
 	}

@@ -107,6 +107,7 @@ type peerDevice struct {
 	syncUUID    metadata.UUID   // P_SYNC_UUID that came before it was expected
 	syncUUIDSet bool
 	resync      resync
+	verify      verifier
 }
 
 func newVolume(c *Core, idx int) *volume {
@@ -115,7 +116,7 @@ func newVolume(c *Core, idx int) *volume {
 	v.active.v = v
 	for _, p := range c.peers {
 		pd := &peerDevice{v: v, p: p, role: protocol.RoleUnknown, disk: protocol.DUnknown}
-		pd.resync.pd = pd
+		pd.resync.pd, pd.verify.pd = pd, pd
 		v.pds = append(v.pds, pd)
 		p.pds = append(p.pds, pd)
 	}
