@@ -254,3 +254,21 @@ func TestFencingConfig(t *testing.T) {
 		require.NotContains(t, s.String(), "(")
 	}
 }
+
+// TestExitCode: the codes of drbdsetup (spec: behaviour 2.1).
+func TestExitCode(t *testing.T) {
+	refused := func(code protocol.Code) error {
+		return fmt.Errorf("replica: r0: %w", &RefusedError{Doing: "outdate", Code: code})
+	}
+	for _, tc := range []struct {
+		err  error
+		want int
+	}{
+		{nil, 0},
+		{refused(-2), 17}, {refused(-16), 5}, {refused(-4), 16}, {refused(-7), 11}, {refused(-1), 11},
+		{ErrNoQuorum, 11}, {ErrWaitTimeout, 5}, {ErrConfig, 10}, {ErrConnected, 10}, {ErrDiskless, 10},
+		{context.Canceled, 20}, {ErrClosed, 20},
+	} {
+		require.Equal(t, tc.want, ExitCode(tc.err), "%v", tc.err)
+	}
+}
