@@ -60,13 +60,33 @@ var mappings = map[place]func(m *mapper, o Option, n int64){
 	},
 	{"net", "congestion-fill"}:    func(m *mapper, _ Option, n int64) { m.peer.CongestionFill = n * metadata.SectorSize },
 	{"net", "congestion-extents"}: func(m *mapper, _ Option, n int64) { m.peer.CongestionExtents = int(n) },
+	{"net", "verify-alg"}:         func(m *mapper, o Option, _ int64) { m.peer.VerifyAlg = o.Value },
+	{"net", "csums-alg"}:          func(m *mapper, o Option, _ int64) { m.csums(o) },
+	{"net", "csums-after-crash-only"}: func(m *mapper, o Option, _ int64) {
+		m.peer.CSumsAfterCrashOnly = o.Value == "yes"
+	},
+	{"net", "allow-two-primaries"}: func(m *mapper, o Option, _ int64) { m.peer.AllowTwoPrimaries = o.Value == "yes" },
+	{"net", "fencing"}: func(m *mapper, o Option, _ int64) {
+		for i := range m.node.Config.Volumes {
+			m.node.Config.Volumes[i].Fencing = fencing(o)
+		}
+	},
 
-	{"disk", "size"}:         func(m *mapper, _ Option, n int64) { m.vol.Size = n * metadata.SectorSize },
-	{"disk", "on-io-error"}:  func(m *mapper, o Option, _ int64) { m.onIOError(o) },
-	{"disk", "disk-flushes"}: func(m *mapper, o Option, _ int64) { m.vol.NoDiskFlushes = o.Value == "no" },
-	{"disk", "al-extents"}:   func(m *mapper, _ Option, n int64) { m.vol.ALExtents = int(n) },
-	{"disk", "resync-after"}: func(m *mapper, o Option, _ int64) { m.resyncAfter(o) },
-	{"disk", "resync-rate"}:  func(m *mapper, _ Option, n int64) { m.vol.Resync.Rate = n << 10 },
+	{"options", "on-no-data-accessible"}: func(m *mapper, o Option, _ int64) {
+		m.node.Config.OnNoData = map[string]replica.OnNoData{"suspend-io": replica.NoDataSuspend, "io-error": replica.NoDataError}[o.Value]
+	},
+	{"options", "on-no-quorum"}: func(m *mapper, o Option, _ int64) {
+		m.node.Config.OnQuorumLost = map[string]replica.OnQuorumLost{"suspend-io": replica.QuorumSuspend, "io-error": replica.QuorumError}[o.Value]
+	},
+
+	{"disk", "fencing"}:                func(m *mapper, o Option, _ int64) { m.vol.Fencing = fencing(o) },
+	{"disk", "rs-discard-granularity"}: func(m *mapper, o Option, n int64) { m.thin(o, n) },
+	{"disk", "size"}:                   func(m *mapper, _ Option, n int64) { m.vol.Size = n * metadata.SectorSize },
+	{"disk", "on-io-error"}:            func(m *mapper, o Option, _ int64) { m.onIOError(o) },
+	{"disk", "disk-flushes"}:           func(m *mapper, o Option, _ int64) { m.vol.NoDiskFlushes = o.Value == "no" },
+	{"disk", "al-extents"}:             func(m *mapper, _ Option, n int64) { m.vol.ALExtents = int(n) },
+	{"disk", "resync-after"}:           func(m *mapper, o Option, _ int64) { m.resyncAfter(o) },
+	{"disk", "resync-rate"}:            func(m *mapper, _ Option, n int64) { m.vol.Resync.Rate = n << 10 },
 	{"disk", "c-plan-ahead"}: func(m *mapper, _ Option, n int64) {
 		m.vol.Resync.PlanAhead = time.Duration(orOff(n)) * decisecond
 	},
@@ -75,10 +95,10 @@ var mappings = map[place]func(m *mapper, o Option, n int64){
 	{"disk", "c-max-rate"}:     func(m *mapper, _ Option, n int64) { m.vol.Resync.MaxRate = n << 10 },
 	{"disk", "c-min-rate"}:     func(m *mapper, _ Option, n int64) { m.vol.Resync.MinRate = orOff(n) << 10 },
 
-	{"startup", "wfc-timeout"}:      func(m *mapper, _ Option, n int64) { m.node.Startup.Wait = time.Duration(n) * time.Second },
-	{"startup", "degr-wfc-timeout"}: func(m *mapper, _ Option, n int64) { m.node.Startup.WaitDegraded = time.Duration(n) * time.Second },
+	{"startup", "wfc-timeout"}:      func(m *mapper, _ Option, n int64) { m.node.Startup.Timeouts.WFC = time.Duration(n) * time.Second },
+	{"startup", "degr-wfc-timeout"}: func(m *mapper, _ Option, n int64) { m.node.Startup.Timeouts.Degraded = time.Duration(n) * time.Second },
 	{"startup", "outdated-wfc-timeout"}: func(m *mapper, _ Option, n int64) {
-		m.node.Startup.WaitOutdated = time.Duration(n) * time.Second
+		m.node.Startup.Timeouts.Outdated = time.Duration(n) * time.Second
 	},
 	{"startup", "wait-after-sb"}: func(m *mapper, o Option, _ int64) { m.node.Startup.WaitAfterSplitBrain = o.Value == "yes" },
 	{"startup", "become-primary-on"}: func(m *mapper, o Option, _ int64) {
@@ -102,6 +122,47 @@ var notes = map[place]string{
 	{"disk", "max-bio-bvecs"}:      "a limit of the kernel's",
 	{"disk", "use-bmbv"}:           "a limit of the kernel's",
 	{"disk", "disable-write-same"}: "write-same is not used",
+}
+
+// handler has a command run. That of a handler may be a whole line of shell.
+func (m *mapper) handler(name, command string) {
+	n := m.node
+	if n.Handlers == nil {
+		n.Handlers = &replica.ExecHandlers{
+			Commands: map[string][]string{}, Disks: map[uint16]string{}, Conf: m.r.config.File,
+		}
+		for i, d := range n.Disks {
+			if d.Path != "" {
+				n.Handlers.Disks[n.Config.Volumes[i].ID] = d.Path
+			}
+		}
+	}
+	n.Handlers.Commands[name] = []string{"/bin/sh", "-c", command}
+}
+
+// csums maps csums-alg, unless its checksums are too short for that.
+func (m *mapper) csums(o Option) {
+	if d, err := protocol.LookupDigest(o.Value); err == nil && d.Size() < 8 {
+		m.problem(o.Pos, NoEffect, o.Written, "checksums of 32 bits would leave old data behind one day; a resync copies all that is marked. Use xxhash64, md5 or a sha")
+		return
+	}
+	m.peer.CSumsAlg = o.Value
+}
+
+// thin maps rs-discard-granularity.
+func (m *mapper) thin(o Option, n int64) {
+	if n != 0 && (n < 4096 || n&(n-1) != 0) {
+		m.problem(o.Pos, NoEffect, o.Written, "not a power of two from 4 KiB to 1 MiB: a resync sends zeroes as data")
+		return
+	}
+	m.vol.Resync.ThinGranularity = int(n)
+}
+
+// fencing maps fencing, which DRBD 8.4 has for each disk and DRBD 9 for a connection.
+func fencing(o Option) replica.Fencing {
+	return map[string]replica.Fencing{
+		"dont-care": replica.DontCare, "resource-only": replica.ResourceOnly, "resource-and-stonith": replica.ResourceAndStonith,
+	}[o.Value]
 }
 
 // pingTimeout is an option of the peer and of the handshake.

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/go-blockmirror/blockmirror/metadata"
 	"github.com/go-blockmirror/blockmirror/replica"
@@ -30,8 +29,11 @@ type Node struct {
 
 	// Startup is what an init script would do.
 	Startup Startup
-	// Handlers are the commands to be run by /bin/sh at a replica.EventHandler.
-	Handlers map[string]string
+	// Handlers runs the commands of the handlers section, by /bin/sh as DRBD does. It
+	// is in Config already, as Handlers and, if there is a fence-peer, as Fencer; a
+	// program that does not want commands of a file to be run clears both. nil if
+	// there are none.
+	Handlers *replica.ExecHandlers
 
 	// Problems is what is in the file and is not done as it is written, in the order
 	// of the file.
@@ -49,11 +51,10 @@ type Disk struct {
 	MetaPath string
 }
 
-// Startup is the startup section. A time of 0 means to wait for ever.
+// Startup is the startup section.
 type Startup struct {
-	// Wait is how long to wait for the peer (wfc-timeout), WaitDegraded if this node
-	// was alone before (degr-wfc-timeout), WaitOutdated if the peer was outdated.
-	Wait, WaitDegraded, WaitOutdated time.Duration
+	// Timeouts are how long to wait for the peer, for Resource.StartupContext.
+	Timeouts replica.WaitTimeouts
 	// WaitAfterSplitBrain waits on although there is a split brain.
 	WaitAfterSplitBrain bool
 	// Primary says that this node is to be promoted (become-primary-on).
@@ -75,7 +76,7 @@ func (r *Resource) Node(host string) (*Node, error) {
 	if len(r.Hosts) > 2 {
 		return nil, errorAt(r.Hosts[2].Pos, ErrUnsupported, "a third host: DRBD 9 knows more than two, protocol 101 does not")
 	}
-	n := &Node{Host: own.Name(), Handlers: map[string]string{}}
+	n := &Node{Host: own.Name()}
 	n.Config.Name = r.Name
 	m := &mapper{node: n, r: r, host: own, peer: &replica.PeerConfig{}}
 	for _, h := range r.Hosts {
@@ -93,6 +94,12 @@ func (r *Resource) Node(host string) (*Node, error) {
 		return nil, err
 	}
 	m.options()
+	if h := n.Handlers; h != nil {
+		n.Config.Handlers = h.Handlers()
+		if h.Commands["fence-peer"] != nil {
+			n.Config.Fencer = h
+		}
+	}
 	slices.SortStableFunc(n.Problems, func(a, b Problem) int { return a.Pos.compare(b.Pos) })
 	if m.other != nil {
 		n.Peer = m.other.Name()
@@ -242,7 +249,7 @@ func (m *mapper) option(section string, o Option) {
 		return
 	}
 	if section == "handlers" && !sp.only9 {
-		m.node.Handlers[o.Name] = o.Value
+		m.handler(o.Name, o.Value)
 		return
 	}
 	if sp.isDefault(o.Value) {
@@ -275,7 +282,7 @@ func (m *mapper) legacy(o Option) {
 	section, _, _ := strings.Cut(o.Written, " ")
 	if o.Name == "incon-degr-cmd" {
 		section = "resource"
-		m.node.Handlers["pri-on-incon-degr"] = o.Value
+		m.handler("pri-on-incon-degr", o.Value)
 	}
 	m.problem(o.Pos, Legacy, o.Written, legacy[place{section, o.Name}])
 }

@@ -51,8 +51,7 @@ func TestNode83(t *testing.T) {
 		},
 		Disks:    []Disk{{Device: "/dev/drbd0", Path: "/dev/vg1/mirror0"}},
 		TCP:      transport.TCPConfig{Local: "192.0.2.2:7788", Remote: "192.0.2.3:7788"},
-		Startup:  Startup{WaitDegraded: 2 * time.Minute},
-		Handlers: map[string]string{},
+		Startup:  Startup{Timeouts: replica.WaitTimeouts{Degraded: 2 * time.Minute}},
 		Problems: n.Problems,
 	}, n)
 	require.Equal(t, []string{"6:5 global usage-count: no effect"}, problems(n))
@@ -71,7 +70,8 @@ func TestNode07(t *testing.T) {
 		MetaDisk: metadata.Indexed(0), ALExtents: 257, OnIOError: replica.CallLocalIOError, Resync: replica.ResyncConfig{Rate: 10 << 20},
 	}}, n.Config.Volumes)
 	require.Equal(t, []Disk{{Device: "/dev/drbd0", Path: "/dev/sdb2", MetaPath: "/dev/sdb1"}}, n.Disks)
-	require.Equal(t, "echo '!DRBD! pri on incon-degr' | wall ; sleep 60 ; halt -f", n.Handlers["pri-on-incon-degr"])
+	require.Equal(t, []string{"/bin/sh", "-c", "echo '!DRBD! pri on incon-degr' | wall ; sleep 60 ; halt -f"}, n.Handlers.Commands["pri-on-incon-degr"])
+	require.NotNil(t, n.Config.Handlers.PriOnInconDegr)
 	require.Equal(t, []string{
 		"4:3 incon-degr-cmd: legacy", "6:10 disk on-io-error: legacy", "8:22 syncer group: legacy",
 	}, problems(n))
@@ -103,10 +103,19 @@ func TestNode84(t *testing.T) {
 	require.Equal(t, protocol.PolicyDiscardZeroChanges, p.AfterSB0Pri)
 	require.Equal(t, protocol.PolicyDiscardSecondary, p.AfterSB1Pri)
 	require.Equal(t, protocol.PolicyDisconnect, p.AfterSB2Pri)
-	require.Equal(t, map[string]string{
-		"split-brain": "/usr/local/sbin/notify-split-brain admin", "fence-peer": "/usr/local/sbin/fence",
-		"before-resync-target": "/usr/local/sbin/snapshot",
+	require.Equal(t, &replica.ExecHandlers{
+		Commands: map[string][]string{
+			"split-brain": {"/bin/sh", "-c", "/usr/local/sbin/notify-split-brain admin"}, "fence-peer": {"/bin/sh", "-c", "/usr/local/sbin/fence"},
+			"before-resync-target": {"/bin/sh", "-c", "/usr/local/sbin/snapshot"},
+		},
+		Disks: map[uint16]string{0: "/dev/vg1/tables", 1: "/dev/vg1/wal"}, Conf: filepath.Join("testdata", "drbd84.conf"),
 	}, n.Handlers)
+	require.Same(t, n.Handlers, n.Config.Fencer)
+	require.NotNil(t, n.Config.Handlers.SplitBrain)
+	require.Nil(t, n.Config.Handlers.PriLost)
+	require.Equal(t, replica.ResourceAndStonith, n.Config.Volumes[1].Fencing)
+	require.Equal(t, "crc32c", p.VerifyAlg)
+	require.Equal(t, "sha1", p.CSumsAlg)
 }
 
 func TestNode9(t *testing.T) {
@@ -166,6 +175,13 @@ func TestOptions(t *testing.T) {
 		{"net { on-congestion pull-ahead; congestion-fill 1M; congestion-extents 100; }", func() {
 			want.OnCongestion, want.CongestionFill, want.CongestionExtents = replica.PullAhead, 1<<20, 100
 		}},
+		{"net { verify-alg md5; csums-alg sha1; csums-after-crash-only; }", func() {
+			want.VerifyAlg, want.CSumsAlg, want.CSumsAfterCrashOnly = "md5", "sha1", true
+		}},
+		{"net { allow-two-primaries; }", func() { want.AllowTwoPrimaries = true }},
+		{"net { fencing resource-only; }", func() { vol.Fencing = replica.ResourceOnly }},
+		{"disk { fencing resource-and-stonith; }", func() { vol.Fencing = replica.ResourceAndStonith }},
+		{"disk { rs-discard-granularity 64K; }", func() { vol.Resync.ThinGranularity = 64 << 10 }},
 		{"disk { size 1G; }", func() { vol.Size = 1 << 30 }},
 		{"disk { size 2048; }", func() { vol.Size = 1 << 20 }},
 		{"disk { on-io-error pass_on; }", func() { vol.OnIOError = replica.PassOn }},
@@ -189,6 +205,21 @@ func TestOptions(t *testing.T) {
 		require.Equal(t, tcp, n.TCP, test.text)
 		require.Empty(t, n.Problems, test.text)
 	}
+}
+
+// What DRBD takes and replica.Open refuses is named, and left out.
+func TestValuesThatAreLeftOut(t *testing.T) {
+	n, err := node(t, "net { csums-alg crc32c; } disk { rs-discard-granularity 5000; }")
+	require.NoError(t, err)
+	require.Equal(t, []string{"2:7 net csums-alg: no effect", "2:34 disk rs-discard-granularity: no effect"}, problems(n))
+	require.Empty(t, n.Config.Peers[0].CSumsAlg)
+	require.Zero(t, n.Config.Volumes[0].Resync.ThinGranularity)
+
+	n, err = node(t, "options { on-no-data-accessible suspend-io; on-no-quorum io-error; }")
+	require.NoError(t, err)
+	require.Empty(t, n.Problems)
+	require.Equal(t, replica.NoDataSuspend, n.Config.OnNoData)
+	require.Equal(t, replica.QuorumError, n.Config.OnQuorumLost)
 }
 
 // Every option there is, is obeyed, handed to the program, or named, unless it says
@@ -334,4 +365,54 @@ func start(t *testing.T, text, host string) *replica.Resource {
 	})
 	require.NoError(t, res.Connect(t.Context()))
 	return res
+}
+
+// What becomes of the samples is taken by replica.Open, on every host.
+func TestSamplesOpen(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.conf")
+	require.NoError(t, err)
+	opened := 0
+	for _, file := range files {
+		c, err := Load(file)
+		require.NoError(t, err)
+		for _, r := range c.Resources {
+			for _, h := range r.Hosts {
+				n, err := r.Node(h.Name())
+				if len(r.Hosts) > 2 {
+					require.ErrorIs(t, err, ErrUnsupported)
+					continue
+				}
+				require.NoError(t, err)
+				openInMemory(t, n)
+				opened++
+			}
+		}
+	}
+	require.GreaterOrEqual(t, opened, 16)
+}
+
+func openInMemory(t *testing.T, n *Node) {
+	for i, d := range n.Disks {
+		v := &n.Config.Volumes[i]
+		v.Size = 0 // the memory is smaller
+		if d.Path != "" {
+			v.Disk = blockdev.NewMemory(64 << 20)
+		}
+		if d.MetaPath != "" {
+			v.MetaDevice = blockdev.NewMemory(1 << 30)
+		}
+		if v.Disk != nil {
+			disk := replica.Disk{Device: v.Disk, MetaDisk: v.MetaDisk, MetaDevice: v.MetaDevice}
+			require.NoError(t, replica.CreateMetadata(disk, metadata.CreateOptions{}))
+		}
+	}
+	for _, d := range n.Disks {
+		if d.Path == "" {
+			return // a resource without any disk has to know its size from the peer
+		}
+	}
+	n.Config.ResyncOrder = new(replica.ResyncOrder)
+	res, err := replica.Open(t.Context(), n.Config)
+	require.NoError(t, err, "%s on %s", n.Config.Name, n.Host)
+	require.NoError(t, res.Close())
 }

@@ -96,7 +96,7 @@ var sectionSpecs = map[string]map[string]spec{
 		"pri-on-incon-degr": word1(""), "pri-lost-after-sb": word1(""), "pri-lost": word1(""), "fence-peer": word1(""),
 		"unfence-peer": word1(""), "local-io-error": word1(""), "initial-split-brain": word1(""), "split-brain": word1(""),
 		"before-resync-target": word1(""), "after-resync-target": word1(""), "out-of-sync": word1(""),
-		"before-resync-source": nine(word1("")), "quorum-lost": nine(word1("")), "disconnected": nine(word1("")),
+		"before-resync-source": word1(""), "quorum-lost": word1(""), "disconnected": nine(word1("")),
 		"suspended-primary-outdated": nine(word1("")),
 	},
 	"proxy": {
