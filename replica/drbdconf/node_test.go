@@ -396,10 +396,14 @@ func openInMemory(t *testing.T, n *Node) {
 		v := &n.Config.Volumes[i]
 		v.Size = 0 // the memory is smaller
 		if d.Path != "" {
-			v.Disk = blockdev.NewMemory(64 << 20)
+			v.Disk = blockdev.NewMemory(16 << 20)
 		}
 		if d.MetaPath != "" {
-			v.MetaDevice = blockdev.NewMemory(1 << 30)
+			size := int64(1 << 20)
+			if v.MetaDisk != metadata.FlexExternal() {
+				size = int64(v.MetaDisk.Index()+1) * 128 << 20 // a slot each
+			}
+			v.MetaDevice = blockdev.NewMemory(size)
 		}
 		if v.Disk != nil {
 			disk := replica.Disk{Device: v.Disk, MetaDisk: v.MetaDisk, MetaDevice: v.MetaDevice}
