@@ -55,6 +55,8 @@ func Run(ctx context.Context, n *node.Node, c *Command) (string, error) {
 			return "", err
 		}
 		return "", n.Wait(ctx, minor, c.Verb == "wait-sync", o)
+	case "up":
+		return "", n.UpByName(ctx, minor)
 	case "down":
 		return "", n.Down(ctx, minor)
 	}
@@ -70,6 +72,8 @@ func show(ctx context.Context, n *node.Node, c *Command) (string, error) {
 		return n.GI(c.arg(0), c.Verb == "show-gi")
 	case "show":
 		return n.Show(c.arg(0), c.yes("show-defaults"))
+	case "explain":
+		return n.Explain(c.arg(0))
 	case "status":
 		return status(n, c)
 	}

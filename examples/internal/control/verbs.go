@@ -96,6 +96,8 @@ func Verbs() map[string]Verb {
 		{"show-gi", "MINOR", 1, 1, nil, 0},
 		{"show", "[RESOURCE | MINOR | all]", 0, 1, flags("show-defaults"), -1},
 		{"down", "RESOURCE", 1, 1, nil, 0},
+		{"up", "RESOURCE | all", 1, 1, nil, 0},
+		{"explain", "[RESOURCE | all]", 0, 1, nil, -1},
 		{"status", "[RESOURCE | all]", 0, 1, with(flags("verbose", "statistics", "json", "proc"), values("color")), -1},
 		{"events2", "[RESOURCE | all]", 0, 1, flags("now", "statistics", "timestamps"), -1},
 	}

@@ -78,7 +78,7 @@ func TestCommands(t *testing.T) {
 	l.run("disconnect", func(t *testing.T) {
 		show := alpha.ok("show r0")
 		require.Contains(t, show, "resource r0 {\n")
-		require.Contains(t, show, "resync-rate             102400k;")
+		require.Contains(t, show, "resync-rate             204800k;")
 		alpha.ok("disconnect r0")
 		require.Equal(t, "StandAlone\n", alpha.ok("cstate 0"))
 		alpha.refused(10, "Failure: (162) Invalid configuration request", "disconnect r0")

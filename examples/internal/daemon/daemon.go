@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/go-blockmirror/blockmirror/examples/internal/conf"
 	"github.com/go-blockmirror/blockmirror/examples/internal/control"
 	"github.com/go-blockmirror/blockmirror/examples/internal/node"
 )
@@ -25,8 +26,9 @@ import (
 type Config struct {
 	Node        string // this node's name, default the host's
 	Socket      string // of control, default control.DefaultSocket
+	Conf        string // drbd.conf, default none: drbdsetup says all
 	AutoPromote bool
-	Shared      bool // one port for all resources
+	SharedPort  int // one port for all resources, 0 for a port each
 
 	// Cert, Key and CA are PEM files for the connections between the nodes and for NBD;
 	// empty for plain TCP.
@@ -74,10 +76,14 @@ func Run(ctx context.Context, cfg Config, ready func(Addresses)) (err error) {
 	if err != nil {
 		return err
 	}
-	n := node.New(node.Config{
-		Name: cfg.Node, AutoPromote: cfg.AutoPromote, Logger: log,
-		Network: node.NetworkConfig{TLS: tlsConfig, Shared: cfg.Shared},
-	})
+	nc := node.Config{
+		Name: cfg.Node, AutoPromote: cfg.AutoPromote, Logger: log, ConfFile: cfg.Conf,
+		Network: node.NetworkConfig{TLS: tlsConfig, SharedPort: cfg.SharedPort},
+	}
+	if cfg.Conf != "" {
+		nc.Load = func() ([]node.ResourceConfig, error) { return loadConf(cfg.Conf, cfg.Node, log) }
+	}
+	n := node.New(nc)
 	d := &running{tls: tlsConfig, cfg: cfg, node: n, log: log, notReady: errors.New("the configuration is being brought up")}
 	d.ctx, d.stop = context.WithCancel(ctx)
 	defer func() {
@@ -91,7 +97,9 @@ func Run(ctx context.Context, cfg Config, ready func(Addresses)) (err error) {
 	if err := d.start(); err != nil {
 		return err
 	}
-	d.inService()
+	if err := d.bringUp(nc.Load); err != nil {
+		return err
+	}
 	if ready != nil {
 		ready(d.addresses())
 	}
@@ -113,13 +121,50 @@ func (d *running) addresses() Addresses {
 	return a
 }
 
-// inService is the moment from which /readyz says yes.
-func (d *running) inService() {
+// inService is the moment from which /readyz says yes, if nothing is wrong.
+func (d *running) inService(wrong error) {
 	a := d.addresses()
 	d.log.Info("in service", "control", a.Control, "nbd", a.NBD, "web", a.Web)
 	d.mu.Lock()
-	d.notReady = nil
+	d.notReady = wrong
 	d.mu.Unlock()
+}
+
+// loadConf reads drbd.conf and writes the warnings to the log.
+func loadConf(path, host string, log *slog.Logger) ([]node.ResourceConfig, error) {
+	list, warnings, err := conf.Load(path, host)
+	for _, w := range warnings {
+		log.Warn(w)
+	}
+	return list, err
+}
+
+// bringUp brings the resources of the configuration into service. One that does not come
+// up is no reason to end: the others work, and /readyz says which one it is.
+func (d *running) bringUp(load func() ([]node.ResourceConfig, error)) error {
+	if load == nil {
+		d.inService(nil)
+		return nil
+	}
+	list, err := load()
+	if err != nil {
+		return err
+	}
+	errs := make([]error, len(list))
+	var some sync.WaitGroup
+	slots := make(chan struct{}, 8)
+	for i, c := range list {
+		slots <- struct{}{}
+		some.Go(func() {
+			defer func() { <-slots }()
+			if errs[i] = d.node.Up(d.ctx, c); errs[i] != nil {
+				d.log.Error("a resource did not come up", "resource", c.Name, "err", errs[i])
+			}
+		})
+	}
+	some.Wait()
+	d.inService(errors.Join(errs...))
+	return nil
 }
 
 // ready says why the daemon is not ready.

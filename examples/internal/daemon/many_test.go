@@ -21,8 +21,7 @@ func TestManyResources(t *testing.T) {
 		many = 20
 	}
 	l := newLab(t)
-	ports := l.ports(2)
-	shared := func(c *Config) { c.Shared = true }
+	ports, shared := l.shared()
 	use := func() (goroutines int, memory uint64) {
 		runtime.GC()
 		runtime.GC()

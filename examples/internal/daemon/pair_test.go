@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -161,10 +162,21 @@ func (l *lab) ports(n int) (out []string) {
 	return out
 }
 
+// shared returns two addresses with the same port, and what makes a daemon use it for
+// all of its resources.
+func (l *lab) shared() (addrs []string, change func(*Config)) {
+	addr := l.ports(1)[0]
+	_, text, err := net.SplitHostPort(addr)
+	require.NoError(l.t, err)
+	port, err := strconv.Atoi(text)
+	require.NoError(l.t, err)
+	return []string{addr, "127.0.0.2:" + text}, func(c *Config) { c.SharedPort = port }
+}
+
 // fast are options of connect that suit two nodes on one machine.
 const fast = " --socket-check-timeout=1 --connect-int=1 --ping-timeout=20"
 
-const diskFast = " --resync-rate=100M --c-max-rate=1G --c-plan-ahead=0 --c-min-rate=0"
+const diskFast = " --resync-rate=200M --c-max-rate=1G --c-plan-ahead=0 --c-min-rate=0"
 
 // pair makes two daemons with one resource, connected and in sync, alpha Primary.
 func (l *lab) pair(size int64, change func(*Config)) (alpha, beta *instance) {

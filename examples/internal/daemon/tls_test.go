@@ -39,11 +39,14 @@ func TestTLS(t *testing.T) {
 		name := map[bool]string{false: "a port each", true: "shared listener"}[shared]
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t)
-			ports := l.ports(2)
+			ports, change := l.shared()
+			if !shared {
+				ports, change = l.ports(2), func(*Config) {}
+			}
 			good := l.certs("certs", "alpha", "beta", "mallory")
 			bad := l.certs("other", "beta")
 			with := func(f func(*Config)) func(*Config) {
-				return func(c *Config) { f(c); c.Shared = shared }
+				return func(c *Config) { f(c); change(c) }
 			}
 			alpha := l.node("alpha", "a.img", ports[0], ports[1], "beta", with(good("alpha")))
 

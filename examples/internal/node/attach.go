@@ -242,7 +242,7 @@ func (r *Resource) connect(ctx context.Context, c *Net, o ConnectOptions) error 
 
 // addressesFree refuses addresses that another connection has.
 func (n *Node) addressesFree(r *Resource, c *Net) error {
-	if n.cfg.Network.Shared {
+	if n.cfg.Network.SharedPort != 0 {
 		return nil
 	}
 	for _, o := range n.Resources() {

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+
+	"github.com/go-blockmirror/blockmirror/replica"
 )
 
 // Config describes a node. The zero value is a node with plain TCP and no log.
@@ -21,8 +23,12 @@ type Config struct {
 	// AutoPromote makes the first client of a device promote its resource, and the last
 	// one that leaves demote it.
 	AutoPromote bool
-	Network     NetworkConfig
-	Logger      *slog.Logger
+	// ConfFile is what handlers find in DRBD_CONF, or empty.
+	ConfFile string
+	// Load reads the configuration file anew, for UpByName; nil without a file.
+	Load    func() ([]ResourceConfig, error)
+	Network NetworkConfig
+	Logger  *slog.Logger
 }
 
 // Node is a set of resources. All methods are safe for concurrent use.
@@ -31,6 +37,8 @@ type Node struct {
 	log *slog.Logger
 	net network
 	hub hub
+	// order is who waits for whom with a resync.
+	order replica.ResyncOrder
 
 	mu        sync.RWMutex
 	closed    bool
@@ -245,6 +253,15 @@ func (r *Resource) remove(ctx context.Context, v *Volume) error {
 	delete(r.volumes, v.id)
 	r.mu.Unlock()
 	r.node.hub.notify(r.name)
+	return nil
+}
+
+// reference returns the volume that a minor stands for in resync-after, nil for -1. The
+// caller holds n.mu. A minor that is not there stands for nobody, as with DRBD.
+func (n *Node) reference(minor int64) *replica.VolumeRef {
+	if v := n.minors[int(minor)]; minor >= 0 && v != nil {
+		return &replica.VolumeRef{Resource: v.r.name, Volume: v.id}
+	}
 	return nil
 }
 

@@ -93,7 +93,8 @@ var NetOptions = optionTable{
 	"use-rle":            yesNo("yes"),
 }
 
-// DiskOptions are the options of attach and disk-options.
+// DiskOptions are the options of attach and disk-options. The defaults of the resync's
+// speed are the SDK's, which is faster than DRBD: see replica.ResyncConfig.
 var DiskOptions = optionTable{
 	"size":           sized("0", 0, 1<<41, 512),
 	"on-io-error":    choice("detach", "pass_on", "call-local-io-error"),
@@ -102,15 +103,15 @@ var DiskOptions = optionTable{
 	"disk-flushes":   yesNo("yes"),
 	"disk-drain":     yesNo("yes").ignored(),
 	"md-flushes":     yesNo("yes").ignored(),
-	"resync-rate":    sized("250", 1, 8388608, 1024),
+	"resync-rate":    sized("102400", 1, 8388608, 1024),
 	"resync-after":   number("-1", -1, 1048575),
 	"al-extents":     number("1237", 67, 65534),
 	"al-updates":     yesNo("yes").ignored(),
 	"c-plan-ahead":   number("20", 0, 300),
 	"c-delay-target": number("10", 1, 100),
-	"c-fill-target":  sized("100", 0, 1048576, 512),
+	"c-fill-target":  sized("2048", 0, 1048576, 512),
 	"c-max-rate":     sized("102400", 250, 4194304, 1024),
-	"c-min-rate":     sized("250", 0, 4194304, 1024),
+	"c-min-rate":     sized("10240", 0, 4194304, 1024),
 	"disk-timeout":   number("0", 0, 6000),
 	"read-balancing": choice("prefer-local", "prefer-remote", "round-robin", "least-pending", "when-congested-remote",
 		"32K-striping", "64K-striping", "128K-striping", "256K-striping", "512K-striping", "1M-striping"),
@@ -128,12 +129,8 @@ var ResourceOptions = optionTable{
 
 // notYet are values that the SDK cannot honour, and that would be unsafe to ignore.
 var notYet = map[string]string{
-	"allow-two-primaries":   "no",
-	"on-congestion":         "block",
-	"on-no-data-accessible": "io-error",
-	"fencing":               "dont-care",
-	"resync-after":          "-1",
-	"disk-timeout":          "0",
+	"allow-two-primaries": "no",
+	"disk-timeout":        "0",
 }
 
 // optionTable has the options of one kind by name.
@@ -259,6 +256,11 @@ func applyDisk(v *replica.VolumeConfig, o Options) {
 	v.Size = t.number(o, "size") * metadata.SectorSize
 	v.ALExtents = int(t.number(o, "al-extents"))
 	v.NoDiskFlushes = !t.yes(o, "disk-flushes")
+	for _, p := range []replica.Fencing{replica.DontCare, replica.ResourceOnly, replica.ResourceAndStonith} {
+		if p.String() == t.value(o, "fencing") {
+			v.Fencing = p
+		}
+	}
 	for _, p := range []replica.OnIOError{replica.Detach, replica.PassOn, replica.CallLocalIOError} {
 		if p.String() == t.value(o, "on-io-error") {
 			v.OnIOError = p
@@ -297,6 +299,13 @@ func applyNet(p *replica.PeerConfig, o Options) error {
 		}
 		*to = policy
 	}
+	for _, c := range []replica.OnCongestion{replica.Block, replica.PullAhead, replica.DisconnectCongested} {
+		if c.String() == t.value(o, "on-congestion") {
+			p.OnCongestion = c
+		}
+	}
+	p.CongestionFill = t.number(o, "congestion-fill") * metadata.SectorSize
+	p.CongestionExtents = int(t.number(o, "congestion-extents"))
 	for r := metadata.RRDisconnect; r <= metadata.RRViolently; r++ {
 		if r.String() == t.value(o, "rr-conflict") {
 			p.RRConflict = r

@@ -28,16 +28,17 @@ type Resource struct {
 
 	admin sync.Mutex // one change of the structure at a time; taken before the others
 
-	mu      sync.RWMutex // guards what follows
-	options Options
-	volumes map[uint16]*Volume
-	net     *Net
-	netUp   bool // connect was called, and no disconnect since
-	res     *replica.Resource
-	opened  string             // what res was opened with
-	stop    context.CancelFunc // ends the reader of res's events
-	reader  chan struct{}
-	log     []Entry
+	mu       sync.RWMutex // guards what follows
+	options  Options
+	handlers map[string][]string
+	volumes  map[uint16]*Volume
+	net      *Net
+	netUp    bool // connect was called, and no disconnect since
+	res      *replica.Resource
+	opened   string             // what res was opened with
+	stop     context.CancelFunc // ends the reader of res's events
+	reader   chan struct{}
+	log      []Entry
 
 	openMu   sync.Mutex // clients come and go, and the role changes
 	promoted bool       // by the first client
@@ -160,13 +161,20 @@ func idle(res *replica.Resource) bool {
 // configuration builds what the replica.Resource takes at its start, without disks,
 // and a text that differs when it does.
 func (r *Resource) configuration() (replica.Config, string, error) {
+	r.node.mu.RLock() // before the resource's, as in NewMinor
+	defer r.node.mu.RUnlock()
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	cfg := replica.Config{Name: r.name, Logger: slog.New(quiet{r.node.log.Handler()})}
+	cfg := replica.Config{Name: r.name, Logger: slog.New(quiet{r.node.log.Handler()}), ResyncOrder: &r.node.order}
+	if ResourceOptions.value(r.options, "on-no-data-accessible") == "suspend-io" {
+		cfg.OnNoData = replica.NoDataSuspend
+	}
+	r.applyHandlers(&cfg)
 	print := ""
 	for _, v := range r.volumesLocked() {
 		vc := replica.VolumeConfig{ID: v.id, Minor: v.minor}
 		applyDisk(&vc, v.options)
+		vc.ResyncAfter = r.node.reference(DiskOptions.number(v.options, "resync-after"))
 		cfg.Volumes = append(cfg.Volumes, vc)
 		print += fmt.Sprintf("%d %d %v\n", v.id, v.minor, v.options)
 	}
@@ -182,7 +190,7 @@ func (r *Resource) configuration() (replica.Config, string, error) {
 		return cfg, "", err
 	}
 	cfg.Peers = []replica.PeerConfig{peer}
-	return cfg, print + fmt.Sprintf("%s %v", peer.Name, o), nil
+	return cfg, print + fmt.Sprintf("%s %v %v %v", peer.Name, o, r.options, r.handlers), nil
 }
 
 // ensure returns a replica.Resource that has the present configuration: the one that

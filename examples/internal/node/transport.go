@@ -9,6 +9,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"strconv"
 	"sync"
 	"time"
 
@@ -20,10 +21,10 @@ type NetworkConfig struct {
 	// TLS holds this node's certificate and the authorities; nil for plain TCP.
 	// See transport.TLSConfig.
 	TLS *tls.Config
-	// Shared lets all resources with the same local address use one port. The peer
-	// must be a blockmirror node that does the same.
-	Shared bool
-	Logger *slog.Logger
+	// SharedPort, if it is not 0, is used by all resources in place of their own ports,
+	// here and on the peer, which must be a blockmirror node that does the same.
+	SharedPort int
+	Logger     *slog.Logger
 }
 
 // network makes transports, and holds the shared listeners.
@@ -43,14 +44,14 @@ func (n *network) transport(ctx context.Context, resource string, c *Net) (trans
 	if peer == "" {
 		peer, _, _ = net.SplitHostPort(c.Remote)
 	}
-	if n.cfg.Shared {
-		l, err := n.listener(ctx, c.Local, transport.ListenerConfig{
+	if n.cfg.SharedPort != 0 {
+		l, err := n.listener(ctx, n.shared(c.Local), transport.ListenerConfig{
 			TLS: n.cfg.TLS, ConnectInterval: interval, PingTimeout: ping, SocketCheckTimeout: check, Logger: n.cfg.Logger,
 		})
 		if err != nil {
 			return nil, err
 		}
-		return l.Resource(resource, c.Remote, transport.PeerName(peer)), nil
+		return l.Resource(resource, n.shared(c.Remote), transport.PeerName(peer)), nil
 	}
 	cfg := transport.TCPConfig{
 		Local: c.Local, Remote: c.Remote, ConnectInterval: interval, PingTimeout: ping, SocketCheckTimeout: check,
@@ -60,6 +61,12 @@ func (n *network) transport(ctx context.Context, resource string, c *Net) (trans
 		return transport.NewTLS(cfg, transport.TLSConfig{Config: n.cfg.TLS, ExpectedPeerName: peer})
 	}
 	return transport.NewTCP(cfg)
+}
+
+// shared returns an address with the shared port.
+func (n *network) shared(addr string) string {
+	host, _, _ := net.SplitHostPort(addr) // it was parsed before
+	return net.JoinHostPort(host, strconv.Itoa(n.cfg.SharedPort))
 }
 
 // listener returns the shared listener of a local address. The first resource's times

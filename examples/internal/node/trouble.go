@@ -115,3 +115,32 @@ func (r *Resource) verdicts() (out []string) {
 	}
 	return out
 }
+
+// Explain returns the advice on a resource, or on all for "all" or "", as text. It is
+// empty where nothing is wrong.
+func (n *Node) Explain(name string) (string, error) {
+	list := n.Resources()
+	if name != "" && name != "all" {
+		r, err := n.Resource(name)
+		if err != nil {
+			return "", err
+		}
+		list = []*Resource{r}
+	}
+	var b strings.Builder
+	for _, r := range list {
+		a := r.Advice()
+		if a == nil {
+			continue
+		}
+		fmt.Fprintf(&b, "%s: %s\n\n%s\n\n", r.name, a.Title, a.Text)
+		for i, s := range a.Steps {
+			fmt.Fprintf(&b, "  %d. %s:\n       %s\n", i+1, s.Where, s.Command)
+		}
+		for _, f := range a.Facts {
+			fmt.Fprintf(&b, "\n  %s", f)
+		}
+		b.WriteByte('\n')
+	}
+	return b.String(), nil
+}
