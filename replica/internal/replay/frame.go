@@ -10,34 +10,38 @@ import (
 )
 
 // Framer cuts a stream of bytes into packets.
-type Framer struct{ buf []byte }
+type Framer struct {
+	buf  []byte
+	from int // buf[from:] is not complete yet
+}
 
 // Feed adds bytes, and calls emit with every packet that they complete: all of it, and
-// its header. version tells the form of headers: 0 before it is agreed. A packet of the
+// its header; the bytes are good until emit returns. version tells the form of headers: 0 before it is agreed. A packet of the
 // first exchange switches the form by itself.
 func (f *Framer) Feed(b []byte, version protocol.Version, emit func(protocol.Header, []byte) error) error {
-	f.buf = append(f.buf, b...)
+	f.buf = append(f.buf[:copy(f.buf, f.buf[f.from:])], b...)
+	f.from = 0
 	for {
-		v := version
-		if len(f.buf) >= 4 {
-			v = versionOf(f.buf)
+		v, rest := version, f.buf[f.from:]
+		if len(rest) >= 4 {
+			v = versionOf(rest)
 		}
 		size := protocol.HeaderSize(v)
-		if len(f.buf) < size {
+		if len(rest) < size {
 			return nil
 		}
-		h, err := protocol.DecodeHeader(f.buf[:size], v)
+		h, err := protocol.DecodeHeader(rest[:size], v)
 		if err != nil {
 			return fmt.Errorf("replay: the stream cannot be cut into packets: %w", err)
 		}
 		n := size + int(h.Length)
-		if len(f.buf) < n {
+		if len(rest) < n {
 			return nil
 		}
-		if err := emit(h, f.buf[:n:n]); err != nil {
+		if err := emit(h, rest[:n:n]); err != nil {
 			return err
 		}
-		f.buf = f.buf[n:]
+		f.from += n
 	}
 }
 

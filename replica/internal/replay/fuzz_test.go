@@ -64,7 +64,10 @@ func mutator(at uint16, how []byte) func(int, []byte) [][]byte {
 // not panic, touches nothing outside of its disks, and stays within its memory.
 func FuzzReplay(f *testing.F) {
 	list := sync.OnceValue(func() []Recording { return smallRecordings(f) })
-	for i := range uint16(len(list())) {
+	for i := uint16(0); int(i) < len(list()); i++ {
+		if raceEnabled && i%8 != 0 {
+			continue // one goroutine: nothing to find
+		}
 		f.Add(i, uint16(4), []byte{})
 		f.Add(i, uint16(3), []byte{0, 2, 1, 20, 6, 12, 4, 0})
 		f.Add(i, uint16(9), []byte{5, 0, 8, 16, 6, 24, 6, 16, 1, 9, 0, 22})

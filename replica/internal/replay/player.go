@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -48,6 +49,9 @@ type player struct {
 	drawn         int
 	disks         []*playedDisk
 	spent         int64 // bytes lent to the core
+	free          [][]byte
+
+	scratch []byte
 
 	gen, connected uint64 // of the connection that the core wants, and of the one there is
 	readMeta       bool
@@ -228,13 +232,26 @@ func (p *player) Get(n int) *core.Buffer {
 	if p.spent+int64(n) > limit && p.spent > 0 {
 		return nil
 	}
-	return p.lend(make([]byte, n))
+	return p.lend(n)
 }
 
-func (p *player) lend(data []byte) *core.Buffer {
-	n := int64(len(data))
-	p.spent += n
-	return &core.Buffer{Data: data, Free: func(*core.Buffer) { p.spent -= n }}
+// lend returns a buffer of the player's, whatever is out already.
+func (p *player) lend(n int) *core.Buffer {
+	var data []byte
+	for i, free := range p.free {
+		if cap(free) >= n {
+			data, p.free = free[:n], slices.Delete(p.free, i, i+1)
+			break
+		}
+	}
+	if data == nil {
+		data = make([]byte, n)
+	}
+	p.spent += int64(n)
+	return &core.Buffer{Data: data, Free: func(*core.Buffer) {
+		p.spent -= int64(n)
+		p.free = append(p.free, data)
+	}}
 }
 
 // attach loads a disk and gives it to the core.
@@ -335,10 +352,11 @@ func (p *player) send(st protocol.Stream) {
 		if o == nil {
 			return
 		}
-		var data []byte
+		data := p.scratch[:0]
 		for _, b := range o.Buffers(nil) {
 			data = append(data, b...)
 		}
+		p.scratch = data
 		if p.pair != nil {
 			if err := p.pair.sent(st, data, p.core.Session(0)); err != nil {
 				p.fail(err)

@@ -195,7 +195,8 @@ func (p *player) deliver(st protocol.Stream, b []byte) error {
 	}
 	var payload *core.Buffer
 	if front < len(body) {
-		payload = p.lend(slices.Clone(body[front:]))
+		payload = p.lend(len(body) - front)
+		copy(payload.Data, body[front:])
 	}
 	gen := p.gen
 	p.event(func() { p.core.Receive(0, gen, st, h, body[:front:front], payload) })
