@@ -32,7 +32,8 @@ var ErrDiverged = errors.New("replay: the core does not do what was recorded")
 // What a replay may take.
 const (
 	patience    = 2 * time.Minute // virtual time to wait for what was recorded
-	maxSteps    = 1 << 22         // events
+	maxSteps    = 1 << 19         // events
+	maxTicks    = 100             // of the clock at one instant
 	maxOutBytes = 256 << 20       // waiting in the core's queues
 	maxOps      = 1 << 16         // disk operations at one time
 )
@@ -63,6 +64,7 @@ type player struct {
 	ios   map[int]*playedIO
 	owner map[*core.IO]*playedIO
 	ops   []*core.Op
+	ticks int // at one instant
 	steps int
 	heard int
 	err   error
@@ -483,8 +485,7 @@ func (p *player) until(at time.Duration) {
 		if !ok || due > at {
 			break
 		}
-		p.now = max(p.now, due)
-		p.event(func() { p.core.Tick() })
+		p.tick(due)
 	}
 	p.now = max(p.now, at)
 	if p.core != nil {
@@ -511,10 +512,21 @@ func (p *player) wait(so func() bool, what string) error {
 			}
 			return fmt.Errorf("%w\nit was: %s\nit is: %s", err, was, p.describe())
 		}
-		p.now = max(p.now, due)
-		p.event(func() { p.core.Tick() })
+		p.tick(due)
 	}
 	return p.err
+}
+
+// tick wakes the core at the time for which it asked. One that asks for the present
+// again and again would keep a processor busy for ever.
+func (p *player) tick(due time.Duration) {
+	if due > p.now {
+		p.now, p.ticks = due, 0
+	}
+	if p.ticks++; p.ticks > maxTicks {
+		p.fail(fmt.Errorf("%w: its timer does not move", ErrDiverged))
+	}
+	p.event(func() { p.core.Tick() })
 }
 
 func (p *player) matched() bool { return !p.strict() || p.pair == nil || len(p.pair.missing) == 0 }
