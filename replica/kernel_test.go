@@ -54,6 +54,8 @@ var kernelScenarios = []kernelScenario{
 	{name: "ResyncCut", run: kernelResyncCut, slow: true, about: "a full sync is cut five times at random points, and goes on where it was"},
 	{name: "Invalidate", run: kernelInvalidate, about: "invalidate and invalidate-remote"},
 	{name: "PauseSync", run: kernelPauseSync, about: "pause-sync and resume-sync from both sides"},
+	{name: "Verify", run: kernelVerify, about: "online verify begun by either side: both find exactly the planted differences, also while the Primary writes; repair"},
+	{name: "Checksums", run: kernelChecksums, about: "csums-alg: after an outage only what differs travels"},
 	{name: "PromoteTarget", run: kernelPromoteTarget, slow: true, about: "the target of a resync becomes Primary before it is done"},
 	{name: "DisklessNode", only: nodeActs, run: kernelDisklessNode, about: "the node without disk works on the kernel's"},
 	{name: "DisklessKernel", only: kernelActs, run: kernelDisklessKernel, about: "the kernel without disk works on the node's"},

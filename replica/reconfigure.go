@@ -21,6 +21,9 @@ import (
 // with its own. Writes that are under way complete as they began. A connected peer
 // with a protocol version below 100 cannot be told: ErrRefused.
 //
+// So is it with VerifyAlg and CSumsAlg, from version 88 and 89 on, but not while a verify
+// or a resync is running: ErrRefused.
+//
 // Everything else counts for this node. CRAMAlg and Secret are used by the next
 // connection; so are Timeout and KoCount for sends that make no progress (for
 // requests without an answer they count at once) and MaxBuffers for the memory of what is
@@ -59,6 +62,7 @@ func (r *Resource) peerOptions() PeerConfig {
 	p := r.peer
 	n := r.core.Net()
 	p.Protocol, p.IntegrityAlg, p.AllowTwoPrimaries = n.Protocol, n.IntegrityAlg, n.AllowTwoPrimary
+	p.VerifyAlg, p.CSumsAlg = n.VerifyAlg, n.CSumsAlg
 	p.AfterSB0Pri, p.AfterSB1Pri, p.AfterSB2Pri = n.AfterSB0, n.AfterSB1, n.AfterSB2
 	return p
 }

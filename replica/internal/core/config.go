@@ -83,6 +83,7 @@ type NetOptions struct {
 	VerifyAlg                    string // "verify-alg"
 	CSumsAlg                     string // "csums-alg"; at least 64 bits, see weakChecksum
 	CSumsAfterCrashOnly          bool   // "csums-after-crash-only"
+	weakAdopted                  bool   // CSumsAlg is the peer's, and too short to be used here
 	CRAMAlg                      string // "cram-hmac-alg"
 	Secret                       string
 	AllowTwoPrimary              bool
@@ -172,7 +173,7 @@ func (n *NetOptions) checkAlgorithms() error {
 		if err != nil {
 			return fmt.Errorf("%w: %s: %w", ErrConfig, o.option, err)
 		}
-		if o.option == "csums-alg" && weakChecksum(d) {
+		if o.option == "csums-alg" && weakChecksum(d) && !n.weakAdopted {
 			return fmt.Errorf("%w: csums-alg %s has %d bits: one block in 2^%[3]d that differs would be taken for equal and never copied; use xxhash64, md5 or a sha",
 				ErrConfig, o.alg, d.Size()*8)
 		}

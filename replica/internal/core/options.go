@@ -26,6 +26,7 @@ func (c *Core) SetNet(cmd *Command, n NetOptions) {
 	defer c.settle()
 	next := c.cfg
 	n.MaxVersion, n.WithoutFeatures = c.cfg.Net.MaxVersion, c.cfg.Net.WithoutFeatures
+	n.weakAdopted = c.cfg.Net.weakAdopted && n.CSumsAlg == c.cfg.Net.CSumsAlg
 	next.Net = n
 	next = next.withDefaults()
 	if err := next.check(); err != nil {
@@ -55,12 +56,20 @@ func (p *peer) setNet(n NetOptions) error {
 			return fmt.Errorf("%w: both nodes are Primary (164); demote one before you forbid it", ErrRefused)
 		}
 	}
+	if err := p.algorithmsInUse(&n); err != nil {
+		return err
+	}
 	c.cfg.Net = n
 	if p.phase == phaseConnecting || p.phase == phaseNone || p.phase == phaseClosing {
 		return nil // Connected takes over what is configured then
 	}
+	algorithms := n.VerifyAlg != p.verifyAlg.Name() || n.CSumsAlg != p.csumsAlg.Name()
+	p.verifyAlg, _ = protocol.LookupDigest(n.VerifyAlg)
+	p.csumsAlg, _ = protocol.LookupDigest(n.CSumsAlg)
 	if p.phase == phaseUp && tell {
 		send(p, protocol.DataStream, protocol.CmdProtocolUpdate, 0, p.ownProtocol())
+	}
+	if p.phase == phaseUp && (tell || algorithms) {
 		for _, pd := range p.pds {
 			pd.sendSyncParam()
 		}
@@ -72,6 +81,20 @@ func (p *peer) setNet(n NetOptions) error {
 	p.digest, _ = protocol.LookupDigest(n.IntegrityAlg) // of the next packet on
 	for _, pd := range p.pds {
 		pd.pump() // there may be more room for requests
+	}
+	return nil
+}
+
+// algorithmsInUse refuses another verify-alg or csums-alg in the middle of a verify or a
+// resync (spec: behaviour 10.5).
+func (p *peer) algorithmsInUse(n *NetOptions) error {
+	for _, pd := range p.pds {
+		switch {
+		case n.VerifyAlg != p.verifyAlg.Name() && verifies(pd.conn):
+			return fmt.Errorf("%w: a verify is running (149); change verify-alg when it is done", ErrRefused)
+		case n.CSumsAlg != p.csumsAlg.Name() && pd.conn > protocol.Connected && !verifies(pd.conn):
+			return fmt.Errorf("%w: a resync is running (148); change csums-alg when it is done", ErrRefused)
+		}
 	}
 	return nil
 }

@@ -44,7 +44,7 @@ func (pd *peerDevice) receiveSyncParam(q protocol.SyncParam) {
 	}
 	if p.session.Version >= 88 && verify != p.verifyAlg {
 		pd.v.logf(LogInfo, "the peer set verify-alg to %q", q.VerifyAlg)
-		p.verifyAlg = verify
+		p.verifyAlg, p.c.cfg.Net.VerifyAlg = verify, q.VerifyAlg
 	}
 	if p.session.Version >= 89 && csums != p.csumsAlg {
 		level := LogInfo
@@ -52,7 +52,7 @@ func (pd *peerDevice) receiveSyncParam(q protocol.SyncParam) {
 			level = LogWarn // this node copies what its peer would compare
 		}
 		pd.v.logf(level, "the peer set csums-alg to %q", q.CsumsAlg)
-		p.csumsAlg = csums
+		p.csumsAlg, p.c.cfg.Net.CSumsAlg, p.c.cfg.Net.weakAdopted = csums, q.CsumsAlg, weakChecksum(csums)
 	}
 }
 

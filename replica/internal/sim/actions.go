@@ -83,6 +83,7 @@ func allActions() []action {
 		{"attach", 30, 30, (*Run).attach},
 		{"invalidate", 6, 8, (*Run).invalidate},
 		{"pause-sync", 10, 10, (*Run).pauseSync},
+		{"verify", 10, 10, (*Run).verify},
 		{"suspend", 6, 6, (*Run).suspend},
 		{"outdate", 0, 10, (*Run).outdate},
 		{"promote", 0, 60, (*Run).promoteAny},

@@ -149,6 +149,35 @@ func (r *Run) pauseSync(a *rand.Rand) {
 	r.try(n, "pause sync", func(c *core.Command) { n.core.PauseSync(c, 0, on) })
 }
 
+// verify compares the two disks, and sometimes repairs what differs or stops halfway.
+func (r *Run) verify(a *rand.Rand) {
+	n := r.any(a)
+	if n.core == nil {
+		return
+	}
+	boot, repair, stop := n.boot, a.IntN(2) == 0, a.IntN(4) == 0
+	var cmd *core.Command
+	r.try(n, "verify", func(c *core.Command) {
+		cmd = c
+		n.core.Verify(c, 0, core.VerifyOptions{Resume: a.IntN(2) == 0})
+	}, func(err error) {
+		if err == nil && repair && !r.cfg.Reckless {
+			r.after(0, func() {
+				if n.core != nil && n.boot == boot {
+					r.try(n, "repair", func(c *core.Command) { n.core.Repair(c, 0) })
+				}
+			})
+		}
+	})
+	if stop {
+		r.after(r.delay()*10, func() {
+			if n.core != nil && n.boot == boot {
+				r.try(n, "stop verify", func(c *core.Command) { n.core.StopVerify(c, 0, cmd) })
+			}
+		})
+	}
+}
+
 // suspend stops the application's requests for a while.
 func (r *Run) suspend(a *rand.Rand) {
 	n := r.any(a)

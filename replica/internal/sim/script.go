@@ -93,6 +93,9 @@ var settings = map[string]setting{
 	"epoch":     number(func(o *Options) *int { return &o.Net.MaxEpochSize }),
 	"window":    number(func(o *Options) *int { return &o.Net.MaxBuffers }),
 	"integrity": text(func(o *Options) *string { return &o.Net.IntegrityAlg }),
+	"verify":    text(func(o *Options) *string { return &o.Net.VerifyAlg }),
+	"csums":     text(func(o *Options) *string { return &o.Net.CSumsAlg }),
+	"thin":      number(func(o *Options) *uint32 { return &o.Volume.ThinBytes }),
 	"cram":      text(func(o *Options) *string { return &o.Net.CRAMAlg }),
 	"secret":    text(func(o *Options) *string { return &o.Net.Secret }),
 	"sb-0pri":   span8(func(o *Options) *protocol.Policy { return &o.Net.AfterSB0 }),
@@ -264,6 +267,15 @@ func planOptions(seed uint64) Options {
 	}
 	if o.Reckless && one(2) {
 		o.Net.AfterSB0 = protocol.Policy(rng.IntN(5))
+	}
+	if one(2) {
+		o.Net.VerifyAlg = "crc32c"
+	}
+	if one(4) {
+		o.Net.CSumsAlg = "xxhash64"
+	}
+	if one(4) {
+		o.Volume.ThinBytes = 65536
 	}
 	return o
 }
