@@ -95,6 +95,12 @@ var settings = map[string]func(o *option, value string) error{
 		o.p.KoCount = int(n)
 		return err
 	},
+	"verify-alg": func(o *option, s string) error { o.p.VerifyAlg = s; return nil },
+	"csums-alg":  func(o *option, s string) error { o.p.CSumsAlg = s; return nil },
+	"allow-two-primaries": func(o *option, s string) error {
+		o.p.AllowTwoPrimaries = s == "yes"
+		return nil
+	},
 	"ping-int": func(o *option, s string) (err error) {
 		o.p.PingInterval, err = time.ParseDuration(s)
 		return err

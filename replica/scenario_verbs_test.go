@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -47,8 +48,8 @@ func init() {
 		"new-current-uuid": onVolume(func(v *replica.Volume, ctx context.Context) error { return v.NewCurrentUUID(ctx) }),
 		"write":            verbWrite, "writes": verbWrites, "zero": verbZero, "discard": verbDiscard, "read": verbRead, "writer": verbWriter, "stop": verbStop, "behind": verbBehind,
 		"wait": verbWait, "is": verbIs, "fails": verbFails, "mark": verbMark, "path": verbPath, "not": verbNot, "resync": verbResync, "travelled": verbTravelled,
-		"gi":    verbGI,
-		"begin": verbBegin, "busy": verbBusy, "finish": verbFinish,
+		"gi":     verbGI,
+		"verify": verbVerify, "begin": verbBegin, "busy": verbBusy, "finish": verbFinish,
 		"same":    func(s *stage, _ *args) error { return s.same() },
 		"forget":  verbForget,
 		"cut":     func(s *stage, _ *args) error { s.net.Cut("P", "S"); return nil },
@@ -402,6 +403,34 @@ func verbFinish(s *stage, a *args) error {
 	case <-s.ctx.Done():
 		return s.ctx.Err()
 	}
+}
+
+// verbVerify: verify NODE [repair] [from OFFSET] [OFFSET+LENGTH...]. The online verify
+// finds exactly these ranges, which are written as OFFSET LENGTH.
+func verbVerify(s *stage, a *args) error {
+	n := s.node(a)
+	var opts []replica.VerifyOption
+	if a.flag("repair") {
+		opts = append(opts, replica.VerifyAndRepair())
+	}
+	want := []replica.ByteRange{}
+	total := int64(0)
+	for a.more() {
+		r := replica.ByteRange{Off: a.number(), Len: a.number()}
+		want = append(want, r)
+		total += r.Len
+	}
+	if a.err != nil {
+		return a.err
+	}
+	report, err := n.vol().Verify(s.ctx, opts...)
+	switch {
+	case err != nil:
+		return err
+	case !slices.Equal(want, report.Ranges) || report.Different != total || !report.Complete || report.More:
+		return fmt.Errorf("it found %+v", report)
+	}
+	return nil
 }
 
 // verbMark: mark. From here on path, not, resync and travelled count.
