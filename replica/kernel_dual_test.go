@@ -6,121 +6,116 @@
 package replica_test
 
 import (
-	"strings"
+	"math/rand/v2"
+	"regexp"
 	"sync"
 	"testing"
 
-	"github.com/go-blockmirror/blockmirror/internal/kerneldrbd"
 	"github.com/go-blockmirror/blockmirror/protocol"
 	"github.com/go-blockmirror/blockmirror/replica"
 	"github.com/stretchr/testify/require"
 )
 
-// dualDuo is a connected pair of two Primaries.
-func dualDuo(t *testing.T, lab *kernelLab, mayBreak bool) *duo {
-	d := newDuo(t, lab, duoOptions{mayBreak: mayBreak, net: []string{"--allow-two-primaries"},
-		config: func(cfg *replica.Config) { cfg.Peers[0].AllowTwoPrimaries = true }})
-	d.connect()
-	require.NoError(t, d.node.Promote(d.ctx))
-	require.NoError(t, d.kernel.Primary(d.ctx))
-	d.waitKernelState("Connected Primary/Primary UpToDate/UpToDate")
-	d.waitNodeState("Connected Primary/Primary UpToDate/UpToDate")
-	return d
+// kernelTwoPrimaries: both sides are Primary and write at the same time, beside each
+// other and over each other, until each of them has decided about conflicts. No
+// connection breaks, and the disks are equal afterwards.
+func kernelTwoPrimaries(t *testing.T, lab *kernelLab) {
+	d := newDuo(t, lab, duoOptions{
+		config:      func(cfg *replica.Config) { cfg.Peers[0].AllowTwoPrimaries = true },
+		net:         []string{"--allow-two-primaries=yes"},
+		mayComplain: true, // see below
+	})
+	met := map[bool]uint64{} // conflicts, by whether the node decided about them
+	for round := uint64(0); round < 12 && (met[true] == 0 || met[false] == 0); round++ {
+		d.ctx = labContext(t)
+		if round == 0 {
+			d.connect()
+		} else {
+			d.reconnect()
+		}
+		resolver := d.node.Status().Peers[0].Resolver
+		require.NoError(t, d.kernel.Primary(d.ctx))
+		require.NoError(t, d.node.Promote(d.ctx))
+		d.waitKernelState("Connected Primary/Primary UpToDate/UpToDate")
+		d.writeBeside()
+		d.writeOver(round)
+		conflicts := d.status(0).Conflicts
+		t.Logf("round %d: the node decides: %v, conflicts: %d", round, resolver, conflicts)
+		met[resolver] += conflicts
+		// Demotion waits for every ack, also of epochs with conflicts.
+		require.NoError(t, d.node.Demote(d.ctx))
+		require.NoError(t, d.kernel.Secondary(d.ctx))
+		d.waitNode(func(st replica.VolumeStatus) bool { return st.State.Peer == protocol.Secondary })
+		d.waitQuiet()
+		d.requireSame()
+		require.Zero(t, d.status(0).OutOfSync)
+		d.requireUUIDsAgree()
+		d.disconnect(round%2 == 0)
+	}
+	require.NotZero(t, met[true], "the node never decided")
+	require.NotZero(t, met[false], "the kernel never decided")
+	d.requireNoResync()
+	for _, line := range d.kernelLog() {
+		if kernelComplaint.MatchString(line) {
+			require.Regexp(t, conflictComplaint, line)
+		}
+	}
 }
 
-// kernelTwoPrimaries: both sides write at one time.
-func kernelTwoPrimaries(t *testing.T, lab *kernelLab) {
-	t.Run("apart", func(t *testing.T) {
-		d := dualDuo(t, lab, false)
-		model := d.nodeContent(0)
-		var wg sync.WaitGroup
-		wg.Go(func() { // the kernel in odd, the node in even places of 8 KiB
-			_, err := lab.guest.Run(d.ctx, "i=0; while [ $i -lt 128 ]; do dd if=/dev/vdc of=/dev/drbd0 bs=4096 count=1 skip=$i seek=$(( 2 * i + 1 )) oflag=direct conv=notrunc status=none || exit 1; i=$((i+1)); done")
-			if err != nil {
-				t.Errorf("the kernel's writes: %v", err)
-			}
-		})
-		for i := range int64(128) {
-			copy(model[(2*i+1)*4096:], lab.pattern[i*4096:(i+1)*4096])
+// conflictComplaint is what 8.4.11 has to say about conflicts: when some of its writes are
+// decided about, and, having decided itself, when it disconnects.
+var conflictComplaint = regexp.MustCompile(`ASSERT\( req->rq_state & RQ_NET_PENDING \)|current_epoch->list not empty`)
+
+// writeBeside lets both sides write at the same time, to different places.
+func (d *duo) writeBeside() {
+	d.t.Helper()
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := d.lab.guest.Copy(d.ctx, "/dev/drbd0", 2<<20, "/dev/vdc", 0, 256<<10, 16<<10); err != nil {
+			d.t.Errorf("write on the kernel: %v", err)
 		}
-		for w := range int64(4) {
-			wg.Go(func() {
-				for i := w; i < 128; i += 4 {
-					d.nodeWrite(0, 2*i*4096, (512+i)*4096, 4096)
-				}
-			})
-		}
-		for i := range int64(128) {
-			copy(model[2*i*4096:], lab.pattern[(512+i)*4096:(513+i)*4096])
-		}
-		wg.Wait()
-		d.waitQuiet()
-		d.requireBoth(model)
-		require.NoError(t, d.node.Demote(d.ctx))
-		require.NoError(t, d.kernel.Secondary(d.ctx))
-		d.requireUUIDsAgree()
 	})
-	t.Run("the same blocks", func(t *testing.T) {
-		d := dualDuo(t, lab, false)
-		var wg sync.WaitGroup
-		done := make(chan struct{})
+	for i := range int64(16) {
 		wg.Go(func() {
-			defer close(done)
-			_, err := lab.guest.Run(d.ctx, "i=0; while [ $i -lt 24 ]; do dd if=/dev/vdc of=/dev/drbd0 bs=$(( (1 + i % 4) * 2048 )) count=8 skip=$i oflag=direct conv=notrunc status=none || exit 1; i=$((i+1)); done")
-			if err != nil {
-				t.Errorf("the kernel's writes: %v", err)
+			if _, err := d.vol().WriteAtContext(d.ctx, d.lab.pattern[i<<10:][:16<<10], 4<<20+i<<14); err != nil {
+				d.t.Errorf("write on the node: %v", err)
 			}
 		})
-		for w := range int64(2) {
-			wg.Go(func() {
-				for i := int64(0); ; i = (i + 1) % 256 {
-					select {
-					case <-done:
-						return
-					default:
-						d.nodeWrite(0, (i*3+w)%8*4096, (256+i)*4096, 3*4096)
-					}
-				}
-			})
-		}
-		wg.Wait()
-		concurrent := 0
-		for _, line := range d.kernelLog() {
-			if strings.Contains(line, "Concurrent writes") {
-				concurrent++
+	}
+	wg.Wait()
+}
+
+// writeOver lets both sides write the same 256 KiB at the same time.
+func (d *duo) writeOver(seed uint64) {
+	d.t.Helper()
+	const at, size = 8 << 20, 256 << 10
+	var wg sync.WaitGroup
+	done := make(chan struct{})
+	wg.Go(func() {
+		defer close(done)
+		for i := range int64(2) {
+			if err := d.lab.guest.Copy(d.ctx, "/dev/drbd0", at, "/dev/vdc", i<<20, size, 8<<10); err != nil {
+				d.t.Errorf("write on the kernel: %v", err)
 			}
 		}
-		t.Logf("the kernel saw %d concurrent writes", concurrent)
-		d.waitQuiet()
-		d.requireSame() // whoever was last, it was the same on both
-		require.NoError(t, d.node.Demote(d.ctx))
-		require.NoError(t, d.kernel.Secondary(d.ctx))
 	})
-	t.Run("parted", func(t *testing.T) {
-		d := dualDuo(t, lab, true)
-		require.NoError(t, d.kernel.Disconnect(d.ctx, d.port, "--force"))
-		d.waitNode(func(st replica.VolumeStatus) bool { return st.State.Conn == protocol.WFConnection })
-		d.nodeWrite(0, 1<<20, 0, 4096)
-		d.kernelWrite(0, 2<<20, 0, 2*4096, 4096)
-		want := d.nodeContent(0)
-		d.connectKernel()
-		require.ErrorIs(t, d.node.WaitConnected(d.ctx), replica.ErrSplitBrain)
-		d.waitKernel(func(m kerneldrbd.Minor) bool { return m.Conn == "StandAlone" })
-		d.requireSameVerdicts()
-		require.NoError(t, d.kernel.Secondary(d.ctx))
-		d.connectKernel("--discard-my-data")
-		d.connectNode()
-		d.waitConnected()
-		d.waitSync()
-		d.requireBoth(want)
-		require.NoError(t, d.kernel.Primary(d.ctx)) // and both are Primary again
-		d.waitNodeState("Connected Primary/Primary UpToDate/UpToDate")
-	})
-	t.Run("one side does not allow it", func(t *testing.T) {
-		d := newDuo(t, lab, duoOptions{mayBreak: true, mayComplain: true, net: []string{"--allow-two-primaries"}})
-		d.connectKernel()
-		d.connectNode()
-		require.ErrorIs(t, d.node.WaitConnected(d.ctx), replica.ErrIncompatible)
-		d.waitKernel(func(m kerneldrbd.Minor) bool { return m.Conn == "StandAlone" })
-	})
+	for i := range uint64(6) {
+		wg.Go(func() {
+			rng := rand.New(rand.NewPCG(seed, i))
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				n := int64(1+rng.IntN(48)) * 512
+				off := rng.Int64N((size-n)/512) * 512
+				if _, err := d.vol().WriteAtContext(d.ctx, d.lab.pattern[off+n:][:n], at+off); err != nil {
+					d.t.Errorf("write on the node: %v", err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
 }

@@ -240,7 +240,6 @@ func (r *randomRun) switchRoles() {
 	}
 	r.stopWriters()
 	r.owner = r.other(r.owner)
-	r.until(r.owner, "a Secondary peer", func(s protocol.State) bool { return s.Peer == protocol.Secondary })
 	r.promote()
 }
 
@@ -257,7 +256,6 @@ func (r *randomRun) switchEarly() {
 	r.must(r.owner.res.Demote(r.ctx), "demote %s", r.owner.name)
 	r.stopWriters()
 	r.owner = r.other(r.owner)
-	r.until(r.owner, "a Secondary peer", func(s protocol.State) bool { return s.Peer == protocol.Secondary })
 	r.promote()
 	r.startWriters()
 	r.sync()

@@ -99,6 +99,15 @@ func (d *dual) ops() []*Op {
 	return o
 }
 
+// finishAll lets the disk do all that the core wants.
+func (d *dual) finishAll() {
+	for ops := d.ops(); len(ops) > 0; ops = d.ops() {
+		for _, o := range ops {
+			d.finish(o)
+		}
+	}
+}
+
 func (d *dual) finish(o *Op) {
 	d.c.OpDone(o)
 	d.effects()
@@ -445,4 +454,48 @@ func TestForbidTwoPrimaries(t *testing.T) {
 	cmd = &Command{}
 	d.c.SetNet(cmd, n)
 	require.ErrorIs(t, cmd.Err, ErrConfig)
+}
+
+// TestPromoteAfterDemotion: the peer has demoted itself, and its P_STATE is slower than
+// its answer to the ping. It is asked; with its consent the P_STATE is waited for.
+func TestPromoteAfterDemotion(t *testing.T) {
+	setup := func() (*dual, *Command) {
+		d := newDual(t, false, 101)
+		d.c.cfg.Net.AllowTwoPrimary = false
+		d.v.role = protocol.Secondary
+		cmd := &Command{}
+		d.c.Promote(cmd, false)
+		require.Equal(t, []protocol.Command{protocol.CmdPing}, d.sent())
+		d.c.Receive(0, 1, protocol.MetaStream, protocol.Header{Command: protocol.CmdPingAck}, nil, nil)
+		require.Equal(t, []protocol.Command{protocol.CmdStateChgReq}, d.sent())
+		return d, cmd
+	}
+	reply := func(d *dual, code protocol.Code) {
+		body := protocol.StateReply{Code: code}.AppendTo(nil, &d.pd.p.session)
+		d.c.Receive(0, 1, protocol.MetaStream, protocol.Header{Command: protocol.CmdStateChgReply, Length: 4}, body, nil)
+		d.finishAll()
+	}
+	d, cmd := setup()
+	reply(d, protocol.CodeSuccess)
+	require.False(t, cmd.finished)
+	require.Empty(t, d.sent())
+	s := protocol.State{Role: protocol.Secondary, Peer: protocol.Secondary, Conn: protocol.Connected, Disk: protocol.UpToDate, PeerDisk: protocol.UpToDate}
+	d.c.Receive(0, 1, protocol.DataStream, protocol.Header{Command: protocol.CmdState, Length: 4}, s.AppendTo(nil, &d.pd.p.session), nil)
+	require.Equal(t, []protocol.Command{protocol.CmdStateChgReq}, d.sent())
+	reply(d, protocol.CodeNothingToDo)
+	require.Equal(t, protocol.Primary, d.v.role)
+	require.True(t, cmd.finished)
+	require.NoError(t, cmd.Err)
+
+	d, cmd = setup()
+	reply(d, protocol.CodeTwoPrimaries)
+	require.ErrorIs(t, cmd.Err, protocol.CodeTwoPrimaries)
+	require.Equal(t, protocol.Secondary, d.v.role)
+
+	d, cmd = setup()
+	reply(d, protocol.CodeSuccess)
+	d.c.Lost(0, 1, protocol.DataStream, errSequence, false) // and nobody tells any more
+	d.c.Closed(0, 1)
+	d.finishAll()
+	require.True(t, cmd.finished, "%v", d.pd.state())
 }

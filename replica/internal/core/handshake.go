@@ -96,6 +96,9 @@ func (pd *peerDevice) decides(own, ps protocol.State) bool {
 			// A P_STATE from before the peer heard of our attach says nothing about it.
 			own.Disk == protocol.Negotiating && ps.PeerDisk >= protocol.Negotiating) ||
 		pd.considerResync ||
+		// The same, of a promotion that this node consented to before it was attached.
+		own.Conn == protocol.Connected && own.Disk == protocol.Inconsistent && pd.disk == protocol.Inconsistent &&
+			own.Peer == protocol.Secondary && ps.Role == protocol.Primary && ps.Disk == protocol.UpToDate ||
 		own.Conn == protocol.Connected && ps.Conn >= protocol.StartingSyncS && ps.Conn <= protocol.WFBitMapT
 }
 

@@ -71,9 +71,10 @@ func (c *Core) promoteNext() {
 		v.disk >= protocol.Inconsistent && v.disk < protocol.UpToDate && v.disk != protocol.DUnknown:
 		p.forced[p.next] = true
 		c.promoteNext()
-	case code == protocol.CodeTwoPrimaries && !p.retried && pd.p.phase == phaseUp:
-		p.retried = true // perhaps the peer is just going
-		pd.p.ping(func(error) { c.promoteNext() })
+	case (code == protocol.CodeTwoPrimaries || code == protocol.CodeOtherVolumePeerPrimary) && !p.retried &&
+		pd.conn >= protocol.Connected && pd.p.phase == phaseUp:
+		p.retried = true
+		c.promoteAfterPeer(pd, req)
 	case pd.conn < protocol.Connected && p.fences < promoteTries && (code == protocol.CodePeerNotOutdated ||
 		code == protocol.CodeNoUpToDateDisk && v.disk == protocol.Consistent && !p.good[p.next]):
 		c.promoteFencing(pd, code)
@@ -107,6 +108,43 @@ func (c *Core) promoteNext() {
 		p.done[p.next] = true
 		c.promoteNext()
 	}
+}
+
+// promoteAfterPeer asks a peer that is Primary as far as this node knows. It may have
+// demoted itself, and its P_STATE, on the data stream, may be slower than all that
+// travels on the other one; it knows better. If it consents, its P_STATE is under way.
+func (c *Core) promoteAfterPeer(pd *peerDevice, req protocol.StateRequest) {
+	p, gen := c.promoting, pd.p.gen
+	pd.p.queueCluster(&clusterRequest{pd: pd, req: req, ask: true, done: func(code protocol.Code) {
+		switch {
+		case c.promoting != p:
+		case code == protocol.CodeKeepWaiting:
+			c.when(func() bool { return true }, c.promoteNext)
+		case code == protocol.CodeInTransientState, code == protocol.CodeConcurrentStateChange && p.crossed < maxCrossings:
+			p.crossed, p.retried = p.crossed+1, false
+			pd.p.ping(func(error) { c.promoteNext() })
+		case !code.Success():
+			c.promoteFailed(refused("promote", code, true))
+		default:
+			told := func() bool { return c.promoting != p || pd.p.gen != gen || !pd.p.alive() || !pd.p.primary() }
+			c.when(told, func() {
+				if c.promoting == p {
+					p.retried = false // who demotes may promote again
+					c.promoteNext()
+				}
+			})
+		}
+	}})
+}
+
+// primary reports whether the peer is Primary, as far as it has told.
+func (p *peer) primary() bool {
+	for _, pd := range p.pds {
+		if pd.role == protocol.Primary {
+			return true
+		}
+	}
+	return false
 }
 
 // request is what is asked for the next volume.

@@ -46,7 +46,6 @@ func (s *scene) until(what string, cond func() bool) {
 
 func (s *scene) promote(n *Node) {
 	s.t.Helper()
-	s.until("no other Primary", func() bool { return s.st(n).Peer != protocol.Primary })
 	n.mustDo(s.t, "promote", func(cmd *core.Command) { n.core.Promote(cmd, false) })
 }
 
