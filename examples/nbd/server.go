@@ -30,7 +30,8 @@ type Config struct {
 	// for 128.
 	MaxRequests int
 	// MaxBytes is how much data these may have, in bytes, at least the largest
-	// request of 32 MiB, which 0 stands for.
+	// request of 32 MiB, which 0 stands for. All connections together may have
+	// MaxConns times that.
 	MaxBytes int64
 	// HandshakeTimeout is how long a client may take for each step of the
 	// handshake; 0 stands for 30 s.

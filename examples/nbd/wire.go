@@ -35,18 +35,18 @@ const (
 
 // Replies to options, NBD_REP_*.
 const (
-	repAck         = 1
-	repServer      = 2
-	repInfo        = 3
-	repMetaContext = 4
+	repAck         uint32 = 1
+	repServer      uint32 = 2
+	repInfo        uint32 = 3
+	repMetaContext uint32 = 4
 
-	repErrUnsup    = 1<<31 + 1
-	repErrPolicy   = 1<<31 + 2
-	repErrInvalid  = 1<<31 + 3
-	repErrTLSReqd  = 1<<31 + 5
-	repErrUnknown  = 1<<31 + 6
-	repErrShutdown = 1<<31 + 7
-	repErrTooBig   = 1<<31 + 9
+	repErrUnsup    uint32 = 1<<31 + 1
+	repErrPolicy   uint32 = 1<<31 + 2
+	repErrInvalid  uint32 = 1<<31 + 3
+	repErrTLSReqd  uint32 = 1<<31 + 5
+	repErrUnknown  uint32 = 1<<31 + 6
+	repErrShutdown uint32 = 1<<31 + 7
+	repErrTooBig   uint32 = 1<<31 + 9
 )
 
 // Kinds of NBD_REP_INFO, NBD_INFO_*.

@@ -75,6 +75,8 @@ type Host struct {
 	NodeID int
 	// Volumes as far as they are described here: Resource.HostVolumes completes them.
 	Volumes []*Volume
+
+	nodeIDPos Pos
 }
 
 // Name returns the first name.

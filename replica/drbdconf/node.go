@@ -207,6 +207,11 @@ func (m *mapper) options() {
 	for _, o := range m.r.config.Global {
 		m.problem(o.Pos, NoEffect, o.Written, "a matter of DRBD's tools")
 	}
+	for _, h := range m.r.Hosts {
+		if h.NodeID >= 0 {
+			m.problem(h.nodeIDPos, NoEffect, "node-id", "nodes of DRBD 8.4 have no numbers")
+		}
+	}
 	for _, section := range []string{"options", "net", "startup", "handlers", "proxy"} {
 		lists := [][]Option{*c.list(section), *m.r.list(section)}
 		for _, conn := range m.r.Connections {

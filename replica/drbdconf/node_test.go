@@ -123,6 +123,7 @@ func TestNode9(t *testing.T) {
 	require.Equal(t, "192.0.2.61:7000", n.TCP.Local)
 	require.Equal(t, "192.0.2.62:7000", n.TCP.Remote)
 	require.Contains(t, problems(n), "3:25 options auto-promote: DRBD 9 only")
+	require.Contains(t, problems(n), "7:14 node-id: no effect")
 	require.NotContains(t, strings.Join(problems(n), " "), "quorum", "off is what happens anyway")
 	require.ErrorIs(t, n.Err(), ErrUnsupported)
 	require.ErrorContains(t, n.Err(), "drbd9.conf:3:25")

@@ -54,7 +54,7 @@ var sectionSpecs = map[string]map[string]spec{
 	"options": {
 		"cpu-mask": word1("0"), "on-no-data-accessible": one("io-error", "suspend-io"),
 		"quorum": nine(word1("off")), "quorum-minimum-redundancy": nine(word1("off")), "on-no-quorum": nine(one("suspend-io", "io-error")),
-		"auto-promote": nine(yesNo("")), "auto-promote-timeout": nine(num("20", 0, 600)),
+		"auto-promote": nine(yesNo("no")), "auto-promote-timeout": nine(num("20", 0, 600)),
 		"on-suspended-primary-outdated": nine(one("disconnect", "force-secondary")),
 		"peer-ack-window":               nine(sec("4096", 2048, 204800)), "peer-ack-delay": nine(num("100", 1, 10000)),
 		"twopc-timeout": nine(num("300", 50, 600)), "twopc-retry-timeout": nine(num("1", 1, 50)),

@@ -100,7 +100,7 @@ func (p *parser) hostLines(r *Resource, h *Host, st *statement) {
 			}
 		case "node-id":
 			if args := p.line(s, 1, 1); args != nil {
-				h.NodeID = p.integer(args[0], 0, 31)
+				h.NodeID, h.nodeIDPos = p.integer(args[0], 0, 31), s.pos()
 			}
 		default:
 			if !p.volumeLine(s, &h.Volumes, h.Pos) {
