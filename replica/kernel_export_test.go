@@ -42,3 +42,12 @@ func RecordRandom(cfg *Config, tell func(uint64)) {
 		return v
 	}
 }
+
+// CoreVerifyOptions returns what options stand for.
+func CoreVerifyOptions(opts ...VerifyOption) core.VerifyOptions {
+	o := verifyOptions{core: core.VerifyOptions{Resume: true}}
+	for _, opt := range opts {
+		opt.verify(&o)
+	}
+	return o.core
+}

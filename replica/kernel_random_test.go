@@ -23,7 +23,7 @@ import (
 // written. BLOCKMIRROR_KERNEL_ROUNDS sets the number of rounds, BLOCKMIRROR_KERNEL_SEED
 // repeats a run as far as the two machines' timing does.
 func kernelRandom(t *testing.T, lab *kernelLab) {
-	rounds, seed := 8, rand.Uint64()
+	rounds, seed := 6, rand.Uint64()
 	if v, err := strconv.Atoi(os.Getenv("BLOCKMIRROR_KERNEL_ROUNDS")); err == nil {
 		rounds = v
 	}

@@ -272,6 +272,16 @@ func (v *labVolume) ClearBitmap(ctx context.Context) error {
 	return v.command("clear-bitmap", func() error { return v.Volume.NewCurrentUUID(ctx, replica.ClearBitmap()) })
 }
 
+func (v *labVolume) Verify(ctx context.Context, opts ...replica.VerifyOption) (report replica.VerifyReport, err error) {
+	o := replica.CoreVerifyOptions(opts...)
+	e := replay.Entry{Kind: replay.Command, Name: "verify", Volume: v.index, Off: o.Start, Len: o.Stop}
+	if o.Resume {
+		e.Name = "verify-resume"
+	}
+	err = v.rec.call(e, func() (err error) { report, err = v.Volume.Verify(ctx, opts...); return })
+	return report, err
+}
+
 func (v *labVolume) PauseSync(ctx context.Context) error {
 	return v.command("pause-sync", func() error { return v.Volume.PauseSync(ctx) })
 }

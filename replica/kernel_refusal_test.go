@@ -7,6 +7,7 @@ package replica_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/go-blockmirror/blockmirror/replica"
@@ -31,6 +32,7 @@ func kernelAuthentication(t *testing.T, lab *kernelLab) {
 		require.ErrorIs(t, err, replica.ErrAuthentication)
 		require.ErrorIs(t, err, replica.ErrStandAlone)
 		d.waitKernelState("StandAlone Secondary/Unknown UpToDate/DUnknown")
+		require.Contains(t, strings.Join(d.kernelLog(), "\n"), "Authentication of peer failed")
 	})
 	t.Run("only here", func(t *testing.T) {
 		d := newDuo(t, lab, duoOptions{mayBreak: true, mayComplain: true, config: secret("sesame")})

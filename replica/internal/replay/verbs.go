@@ -32,6 +32,8 @@ func (p *player) command(e *Entry) error {
 		"invalidate":        func() { c.Invalidate(cmd, vol) },
 		"invalidate-remote": func() { c.InvalidateRemote(cmd, vol) },
 		"clear-bitmap":      func() { c.NewCurrentUUID(cmd, vol, true) },
+		"verify":            func() { c.Verify(cmd, vol, core.VerifyOptions{Start: e.Off, Stop: e.Len}) },
+		"verify-resume":     func() { c.Verify(cmd, vol, core.VerifyOptions{Resume: true, Stop: e.Len}) },
 		"pause-sync":        func() { c.PauseSync(cmd, vol, true) },
 		"resume-sync":       func() { c.PauseSync(cmd, vol, false) },
 	}[e.Name]
