@@ -18,7 +18,7 @@ type Command struct {
 // shortOptions are drbdsetup's.
 var shortOptions = map[string]string{
 	"-f": "force", "-o": "overwrite-data-of-peer", "-t": "wfc-timeout", "-d": "degr-wfc-timeout",
-	"-w": "wait-after-sb", "-v": "verbose", "-s": "statistics",
+	"-w": "wait-after-sb", "-v": "verbose", "-S": "stop",
 }
 
 // ParseCommand reads a command line of drbdsetup without the program's name. Options

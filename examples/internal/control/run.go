@@ -40,6 +40,8 @@ func Run(ctx context.Context, n *node.Node, c *Command) (string, error) {
 		return "", n.Secondary(ctx, minor)
 	case "new-current-uuid":
 		return "", n.NewCurrentUUID(ctx, minor, c.yes("clear-bitmap"))
+	case "verify":
+		return "", n.Verify(ctx, minor, node.VerifyOptions{Start: c.Options["start"], Stop: c.Options["stop"]})
 	case "disk-options":
 		o, reset := c.options()
 		return "", n.ChangeDiskOptions(ctx, minor, o, reset)

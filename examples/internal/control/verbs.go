@@ -81,6 +81,8 @@ func Verbs() map[string]Verb {
 		{"resume-sync", "MINOR", 1, 1, nil, 0},
 		{"suspend-io", "MINOR", 1, 1, nil, 0},
 		{"resume-io", "MINOR", 1, 1, nil, 0},
+		{"verify", "MINOR", 1, 1, values("start", "stop"), 0},
+		{"repair", "MINOR", 1, 1, nil, 0},
 		{"outdate", "MINOR", 1, 1, nil, 0},
 		{"new-current-uuid", "MINOR", 1, 1, flags("clear-bitmap"), 0},
 		{"disk-options", "MINOR", 1, 1, with(disk, reset), 0},

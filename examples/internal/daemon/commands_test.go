@@ -88,6 +88,22 @@ func TestCommands(t *testing.T) {
 		alpha.ok("connect r0", "wait-connect 0")
 	})
 
+	l.run("options", func(t *testing.T) {
+		alpha.inSync()
+		alpha.refused(11, "State change failed: (-14) Need a verify algorithm to start online verify", "verify 0")
+		alpha.ok("net-options r0 --verify-alg=crc32c --protocol=B", "disk-options 0 --al-extents=257 --c-max-rate=300M")
+		require.Contains(t, alpha.ok("status --proc"), "ds:UpToDate/UpToDate B r")
+		beta.waitFor("status --proc", strings.Replace(beta.ok("status --proc"), "UpToDate C r", "UpToDate B r", 1))
+		require.Contains(t, alpha.ok("show"), "al-extents              257;")
+		beta.ok("net-options r0 --verify-alg=crc32c")
+		alpha.ok("net-options r0 --protocol=C", "disconnect r0", "connect r0", "wait-connect 0")
+		alpha.inSync() // a verify algorithm counts from the next connection on
+		alpha.ok("verify 0")
+		alpha.logged(`"msg":"verify ended","node":"alpha","resource":"r0","volume":0,"complete":true`)
+		alpha.inSync()
+		alpha.ok("repair 0")
+	})
+
 	alpha.ok("down r0")
 	beta.ok("down r0")
 	require.Equal(t, "# No currently configured DRBD found.\n", beta.ok("status"))

@@ -6,6 +6,7 @@ package node
 import (
 	"context"
 	"errors"
+	"maps"
 	"time"
 
 	"github.com/go-blockmirror/blockmirror/protocol"
@@ -72,7 +73,7 @@ func (r *Resource) secondary(ctx context.Context) error {
 }
 
 // VolumeCommand runs one of invalidate, invalidate-remote, pause-sync, resume-sync,
-// outdate, suspend-io and resume-io.
+// outdate, repair, suspend-io and resume-io.
 func (n *Node) VolumeCommand(ctx context.Context, verb, minor string) error {
 	res, v, err := n.opened(minor)
 	if err != nil {
@@ -100,6 +101,8 @@ func (n *Node) VolumeCommand(ctx context.Context, verb, minor string) error {
 			return failure(CodePauseIsClear, "minor %d", v.minor)
 		}
 		err = vol.ResumeSync(ctx)
+	case "repair":
+		err = vol.Repair(ctx)
 	case "suspend-io":
 		err = res.SuspendIO(ctx)
 	case "resume-io":
@@ -124,7 +127,7 @@ func (n *Node) NewCurrentUUID(ctx context.Context, minor string, clearBitmap boo
 }
 
 // ChangeDiskOptions sets options of a volume's disk (disk-options); those that are not
-// named stay, or go back to their default if reset is set.
+// named stay, or go back to their default if reset is set. They count at once.
 func (n *Node) ChangeDiskOptions(ctx context.Context, minor string, o Options, reset bool) error {
 	v, err := n.Volume(minor)
 	if err != nil {
@@ -133,11 +136,29 @@ func (n *Node) ChangeDiskOptions(ctx context.Context, minor string, o Options, r
 	r := v.r
 	r.admin.Lock()
 	defer r.admin.Unlock()
-	return r.change(ctx, DiskOptions, &v.options, o, reset)
+	merged, err := DiskOptions.merge(v.options, o, reset)
+	if err != nil {
+		return err
+	}
+	if merged["size"] != v.options["size"] {
+		return failure(CodeInvalid, "the size changes with resize")
+	}
+	n.mu.RLock()
+	after := n.reference(DiskOptions.number(merged, "resync-after"))
+	n.mu.RUnlock()
+	return r.reconfigure(func(res *replica.Resource) error {
+		return res.Volume(v.id).Change(ctx, func(c *replica.VolumeConfig) {
+			size := c.Size
+			applyDisk(c, merged)
+			c.Size, c.ResyncAfter = size, after
+		})
+	}, func() { v.options = merged })
 }
 
 // ChangeNetOptions sets options of a connection (net-options). args are the two
-// addresses, or the resource's name.
+// addresses, or the resource's name. Those of the making of a connection (connect-int,
+// socket-check-timeout, the buffers' sizes) and verify-alg and csums-alg count for the
+// next connection, the others at once.
 func (n *Node) ChangeNetOptions(ctx context.Context, args []string, o Options, reset bool) error {
 	r, err := n.byAddresses(args)
 	if err != nil {
@@ -149,41 +170,28 @@ func (n *Node) ChangeNetOptions(ctx context.Context, args []string, o Options, r
 	if c == nil {
 		return failure(CodeInvalid, "unknown connection")
 	}
-	opts := c.Options
-	if err := r.change(ctx, NetOptions, &opts, o, reset); err != nil {
+	merged, err := NetOptions.merge(c.Options, o, reset)
+	if err != nil {
 		return err
 	}
-	c.Options = opts
-	r.mu.Lock()
-	r.net = c
-	r.mu.Unlock()
-	return nil
+	c.Options = merged
+	return r.reconfigure(func(res *replica.Resource) error {
+		var bad error
+		err := res.ChangePeer(ctx, func(p *replica.PeerConfig) { bad = applyNet(p, merged) })
+		return errors.Join(bad, err)
+	}, func() { r.net = c })
 }
 
-// ChangeResourceOptions sets options of a resource (resource-options).
-func (n *Node) ChangeResourceOptions(ctx context.Context, name string, o Options, reset bool) error {
+// ChangeResourceOptions sets options of a resource (resource-options). The SDK takes them
+// at its start only: they are refused while the resource is Primary or connected.
+func (n *Node) ChangeResourceOptions(_ context.Context, name string, o Options, reset bool) error {
 	r, err := n.Resource(name)
 	if err != nil {
 		return err
 	}
 	r.admin.Lock()
 	defer r.admin.Unlock()
-	return r.change(ctx, ResourceOptions, &r.options, o, reset)
-}
-
-// change merges options into a set. The SDK takes them at its start only: they are
-// refused while that cannot be done.
-func (r *Resource) change(_ context.Context, t optionTable, to *Options, o Options, reset bool) error {
-	merged := Options{}
-	if !reset {
-		for k, v := range *to {
-			merged[k] = v
-		}
-	}
-	for k, v := range o {
-		merged[k] = v
-	}
-	merged, err := t.Check(merged)
+	merged, err := ResourceOptions.merge(r.options, o, reset)
 	if err != nil {
 		return err
 	}
@@ -191,10 +199,45 @@ func (r *Resource) change(_ context.Context, t optionTable, to *Options, o Optio
 		return failure(CodeInvalid, "options of %s can be changed while it is Secondary and disconnected", r.name)
 	}
 	r.mu.Lock()
-	*to = merged
+	r.options = merged
 	r.mu.Unlock()
-	r.node.hub.notify(r.name)
 	return nil
+}
+
+// merge returns old options with others changed.
+func (t optionTable) merge(old, o Options, reset bool) (Options, error) {
+	merged := Options{}
+	if !reset {
+		maps.Copy(merged, old)
+	}
+	maps.Copy(merged, o)
+	return t.Check(merged)
+}
+
+// reconfigure changes options in force, if there is a replica.Resource, and then what
+// is remembered. The caller holds admin.
+func (r *Resource) reconfigure(apply func(*replica.Resource) error, remember func()) error {
+	_, before, err := r.configuration()
+	if err != nil {
+		return err
+	}
+	res := r.replica()
+	if res != nil {
+		if err := apply(res); err != nil {
+			return translate(err)
+		}
+	}
+	r.mu.Lock()
+	remember()
+	r.mu.Unlock()
+	_, now, err := r.configuration()
+	if res != nil && r.opened == before && err == nil {
+		r.mu.Lock()
+		r.opened = now // it has them
+		r.mu.Unlock()
+	}
+	r.node.hub.notify(r.name)
+	return err
 }
 
 // Down takes a resource out of service and forgets it (down).

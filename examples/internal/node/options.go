@@ -129,8 +129,7 @@ var ResourceOptions = optionTable{
 
 // notYet are values that the SDK cannot honour, and that would be unsafe to ignore.
 var notYet = map[string]string{
-	"allow-two-primaries": "no",
-	"disk-timeout":        "0",
+	"disk-timeout": "0",
 }
 
 // optionTable has the options of one kind by name.
@@ -273,6 +272,8 @@ func applyDisk(v *replica.VolumeConfig, o Options) {
 		FillTarget:  orNegative(t.number(o, "c-fill-target") * metadata.SectorSize),
 		MaxRate:     t.number(o, "c-max-rate") << 10,
 		MinRate:     orNegative(t.number(o, "c-min-rate") << 10),
+
+		ThinGranularity: int(t.number(o, "rs-discard-granularity")),
 	}
 }
 
@@ -288,6 +289,9 @@ func applyNet(p *replica.PeerConfig, o Options) error {
 	p.MaxBuffers = int(t.number(o, "max-buffers"))
 	p.DisableRLE = !t.yes(o, "use-rle")
 	p.IntegrityAlg = o["data-integrity-alg"]
+	p.AllowTwoPrimaries = t.yes(o, "allow-two-primaries")
+	p.VerifyAlg, p.CSumsAlg = o["verify-alg"], o["csums-alg"]
+	p.CSumsAfterCrashOnly = t.yes(o, "csums-after-crash-only")
 	p.CRAMAlg, p.Secret = o["cram-hmac-alg"], o["shared-secret"]
 	p.AlwaysASBP = t.yes(o, "always-asbp")
 	for name, to := range map[string]*protocol.Policy{

@@ -39,9 +39,12 @@ type Resource struct {
 	stop     context.CancelFunc // ends the reader of res's events
 	reader   chan struct{}
 	log      []Entry
+	verifies []context.CancelFunc
 
 	openMu   sync.Mutex // clients come and go, and the role changes
 	promoted bool       // by the first client
+
+	background sync.WaitGroup // verifies
 }
 
 // Volume is one volume of a Resource.
@@ -273,7 +276,9 @@ func (r *Resource) close(ctx context.Context) error {
 	if res == nil {
 		return nil
 	}
+	r.endVerify()
 	err := res.Shutdown(ctx)
+	r.background.Wait()
 	r.stop()
 	<-r.reader
 	r.mu.Lock()
