@@ -85,7 +85,7 @@ func (c *Core) Tick() {
 				pd.writeLazily()
 			}
 			if pd.verify.timer.due(c.now) {
-				pd.verifyPump()
+				pd.verifyTick()
 			}
 		}
 	}

@@ -34,7 +34,8 @@ type verifier struct {
 	cursor, to uint64       // VerifyS: next block to ask for, and where to stop
 	items      []verifyItem // under way, in the order of the requests; from head on
 	head       int
-	asked      int // VerifyS: items before this one have been sent
+	asked      int  // VerifyS: items before this one have been sent
+	doubt      bool // VerifyT: the peer has announced Connected before it asked for anything
 	next       uint64
 	left       uint64 // blocks without a result
 	total      uint64
@@ -148,8 +149,12 @@ func (c *Core) Verify(cmd *Command, vol int, opt VerifyOptions) {
 				c.finish(cmd, refused("verify", code, true))
 				return
 			}
+			if verifies(pd.conn) { // another command was faster
+				c.finish(cmd, refused("verify", protocol.CodeResyncRunning, false))
+				return
+			}
 			if cmd.finished && verifyEndsByState(pd.p.session.Version) {
-				plan.to = plan.from // the peer has begun already
+				plan.to = min(plan.from+1, plan.to) // the peer has begun already
 			}
 			pd.verify.plan = plan
 			code = c.change(pd, wish, func(s *protocol.State) { *s = req.Apply(*s) })
@@ -184,6 +189,9 @@ func (pd *peerDevice) planVerify(cmd *Command, opt VerifyOptions) (*verifyPlan, 
 	}
 	if version < 90 {
 		plan.from = 0 // the peer counts from the beginning
+	}
+	if plan.from >= plan.to {
+		return nil, fmt.Errorf("verify: %w: nothing lies between %d and %d", ErrRange, opt.Start, opt.Stop)
 	}
 	return plan, nil
 }
@@ -563,7 +571,7 @@ func (pd *peerDevice) endVerify(err error) {
 	o.items, o.head, o.asked = o.items[:0], 0, 0
 	o.closeRange()
 	end := bitmap.BitsFor(v.size)
-	o.found.Complete = err == nil && o.left == 0
+	o.found.Complete = err == nil && o.left == 0 && o.found.Unknown == 0
 	if o.source {
 		if o.resume = o.next; o.resume >= end {
 			o.resume = 0

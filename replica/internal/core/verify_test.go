@@ -145,7 +145,7 @@ func TestPlanVerify(t *testing.T) {
 	}{
 		{opt: VerifyOptions{}, version: 101, from: 0, to: end},
 		{opt: VerifyOptions{Start: 4097, Stop: 8193}, version: 101, from: 1, to: 3},
-		{opt: VerifyOptions{Start: size * 512}, version: 101, from: 100, to: end},
+		{opt: VerifyOptions{Start: size*512 - 1}, version: 101, from: 100, to: end},
 		{opt: VerifyOptions{Resume: true}, resume: 40, version: 101, from: 40, to: end},
 		{opt: VerifyOptions{Resume: true}, resume: end, version: 101, from: 0, to: end},
 		{opt: VerifyOptions{Start: 81920}, resume: 40, version: 96, from: 20, to: end},
@@ -157,6 +157,8 @@ func TestPlanVerify(t *testing.T) {
 		{opt: VerifyOptions{Start: size*512 + 1}, version: 101, err: ErrRange},
 		{opt: VerifyOptions{Stop: size*512 + 1}, version: 101, err: ErrRange},
 		{opt: VerifyOptions{Start: 2, Stop: 1}, version: 101, err: ErrRange},
+		{opt: VerifyOptions{Start: 4096 * 101}, version: 101, err: ErrRange},
+		{opt: VerifyOptions{Start: 4096, Stop: 4096}, version: 101, err: ErrRange},
 	} {
 		t.Run(fmt.Sprintf("%+v in %d", test.opt, test.version), func(t *testing.T) {
 			c := testCore(t, nil)

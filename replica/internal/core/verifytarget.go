@@ -34,6 +34,7 @@ func (pd *peerDevice) receiveVerifyRequest(b protocol.BlockRequest) error {
 		o.found.From, o.found.To = int64(b.Sector)*512, int64(b.Sector)*512
 		o.meter.start(o.total)
 	}
+	o.doubt = false
 	q := v.c.newPeerReq(pd, protocol.CmdOVRequest, b.Sector, b.Size, b.ID)
 	pd.unacked++
 	o.items = append(o.items, verifyItem{q: q, sector: b.Sector, size: b.Size})
@@ -129,6 +130,12 @@ func (pd *peerDevice) verifyRefused(a protocol.BlockAck) {
 // left it (spec: wire 8.4), or a disk that is not UpToDate any more cannot be compared.
 func (pd *peerDevice) verifyEnds(own, ps protocol.State, disk protocol.DiskState) bool {
 	switch {
+	case own.Conn == protocol.VerifyT && ps.Conn == protocol.Connected && disk == protocol.UpToDate && pd.verify.untouched():
+		// Most likely it says something else, as another role, and left before our
+		// consent arrived. If nothing is asked for it was the end.
+		pd.verify.doubt = true
+		pd.verify.timer.arm(pd.v.c.now + 4*pd.v.c.cfg.Net.PingTimeout)
+		return false
 	case own.Conn == protocol.VerifyT && ps.Conn == protocol.Connected:
 	case verifies(own.Conn) && disk <= protocol.Inconsistent:
 		pd.endVerify(fmt.Errorf("verify: %w: the peer's disk is %v", ErrIO, disk))
@@ -138,4 +145,17 @@ func (pd *peerDevice) verifyEnds(own, ps protocol.State, disk protocol.DiskState
 	}
 	pd.endVerify(nil)
 	return true
+}
+
+// untouched reports whether VerifyS has asked for nothing yet.
+func (o *verifier) untouched() bool { return o.left == o.total && o.head == len(o.items) }
+
+// verifyTick: blocks may go on, or a verify that never began is over.
+func (pd *peerDevice) verifyTick() {
+	o := &pd.verify
+	if o.runs(false) && o.doubt && o.untouched() {
+		pd.concludeVerify()
+		return
+	}
+	pd.verifyPump()
 }

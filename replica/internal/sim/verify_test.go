@@ -243,6 +243,44 @@ func TestVerifyWhileRolesChange(t *testing.T) {
 	}
 }
 
+// TestTwoVerifiesAtOneTime: the second command is refused, and both are answered.
+func TestTwoVerifiesAtOneTime(t *testing.T) {
+	for who := range 2 {
+		s := skipped(t, verifyOptions("crc32c"))
+		var got []error
+		for i := range 2 {
+			n := s.Nodes[i*who]
+			n.Command(func(c *core.Command) { n.core.Verify(c, 0, core.VerifyOptions{}) }, func(err error) { got = append(got, err) })
+		}
+		s.until("answered", func() bool { return len(got) == 2 && s.bothUpToDate() })
+		refused := 0
+		for _, err := range got {
+			if err != nil {
+				require.ErrorIs(t, err, core.ErrRefused)
+				refused++
+			}
+		}
+		require.Positive(t, refused)
+		s.never(lossStates...)
+	}
+}
+
+// TestVerifyRequestOvertakesNews: what VerifyS has to say about its role while its request
+// is under way is not the end of the verify.
+func TestVerifyRequestOvertakesNews(t *testing.T) {
+	s := skipped(t, verifyOptions("crc32c"))
+	s.promote(s.a)
+	s.plant(s.b, 7)
+	var cmd *core.Command
+	done := false
+	s.a.Command(func(c *core.Command) { cmd = c; s.a.core.Verify(c, 0, core.VerifyOptions{}) }, func(err error) { done = err == nil })
+	s.demote(s.a)
+	s.until("done", func() bool { return done && s.bothUpToDate() })
+	require.Equal(t, []core.ByteRange{{Off: 7 * 4096, Len: 4096}}, cmd.Verified.Ranges)
+	require.True(t, cmd.Verified.Complete)
+	require.EqualValues(t, 1, s.oos(s.b))
+}
+
 // TestVerifyRange: start and stop, and where an interrupted one goes on.
 func TestVerifyRange(t *testing.T) {
 	for who := range 2 {
@@ -257,7 +295,7 @@ func TestVerifyRange(t *testing.T) {
 		require.EqualValues(t, 1, s.oos(s.a))
 		require.EqualValues(t, 1, s.oos(s.b))
 
-		for _, bad := range []core.VerifyOptions{{Start: -1}, {Start: 1 << 40}, {Start: 8192, Stop: 4096}} {
+		for _, bad := range []core.VerifyOptions{{Start: -1}, {Start: 1 << 40}, {Start: 8192, Stop: 4096}, {Start: 4096, Stop: 4096}} {
 			require.ErrorIs(t, s.refuse(n, func(cmd *core.Command) { n.core.Verify(cmd, 0, bad) }), core.ErrRange)
 		}
 		// Cut in the middle.
