@@ -61,6 +61,7 @@ func (gone) Close() error { return nil }
 
 // disk is a backing device in service, with its queues.
 type disk struct {
+	dev      blockdev.Device
 	data, md blockdev.Queue
 	pace     atomic.Int64 // ns that a small request takes when it is performed at once
 }
@@ -108,7 +109,7 @@ func (v *Volume) attach(ctx context.Context, d Disk) error {
 	if err != nil {
 		return err
 	}
-	in := &disk{data: blockdev.NewQueue(d.Device, v.r.queueDepth(&v.cfg))}
+	in := &disk{dev: d.Device, data: blockdev.NewQueue(d.Device, v.r.queueDepth(&v.cfg))}
 	if in.md = in.data; d.MetaDevice != nil {
 		in.md = blockdev.NewQueue(d.MetaDevice, metaWorkers)
 	}

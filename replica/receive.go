@@ -201,10 +201,14 @@ func (rd *reader) fill() error {
 // deliver hands the batch to the core in one visit, then does what follows.
 func (rd *reader) deliver() {
 	l := rd.l
+	grown := rd.grown()
 	l.r.visit(&rd.w, func(c *core.Core) {
 		if l.closing {
 			rd.over = true
 			return
+		}
+		for _, g := range grown {
+			c.DeviceSize(g.vol, g.bytes)
 		}
 		for i := range rd.batch {
 			p := &rd.batch[i]

@@ -89,8 +89,8 @@ func (pd *peerDevice) receiveOutOfSync(q protocol.BlockDescription) error {
 
 // inside refuses ranges beyond the end of the volume.
 func (v *volume) inside(sector, bytes uint64) error {
-	n := bytes / 512
-	if bytes%512 != 0 || sector > v.size || n > v.size-sector {
+	n, size := bytes/512, max(v.size, v.coming)
+	if bytes%512 != 0 || sector > size || n > size-sector {
 		return fmt.Errorf("%w: %d bytes at sector %d of %d", protocol.ErrField, bytes, sector, v.size)
 	}
 	return nil

@@ -56,7 +56,7 @@ func (c *Core) Connected(peer int, gen uint64, resolver bool) {
 func (pd *peerDevice) resetConnection() {
 	pd.idsValid, pd.sizesValid, pd.stateSent, pd.considerResync, pd.birthDue, pd.skipped = false, false, false, false, false, false
 	pd.seq, pd.uuidFlags, pd.uuidBits = 0, 0, 0
-	pd.rx, pd.syncUUIDSet, pd.beforeHook, pd.pulled = nil, false, false, false
+	pd.rx, pd.syncUUIDSet, pd.beforeHook, pd.pulled, pd.resizing = nil, false, false, false, false
 	pd.aheadTimer.stop()
 	pd.lateAcks = 0
 	pd.writesSeen, pd.acksSeen, pd.ackSeq, pd.conflicts = 0, 0, 0, 0

@@ -85,6 +85,7 @@ func (v *volume) diskless() {
 		v.exposed = pd.ids.Current // what users see from here on
 	}
 	v.capacity, v.sb = 0, metadata.Superblock{}
+	v.space, v.next = 0, nil
 	v.md, v.bmw = superWriter{}, bitmapWriter{}
 	v.gateOpened()
 }

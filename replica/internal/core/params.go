@@ -57,11 +57,14 @@ func (pd *peerDevice) receiveSyncParam(q protocol.SyncParam) {
 }
 
 // sendSizes tells how large the disk is, could be, and should be.
-func (pd *peerDevice) sendSizes(flags protocol.SizesFlags) {
+func (pd *peerDevice) sendSizes(flags protocol.SizesFlags) { pd.sendSizesAs(flags, pd.v.size) }
+
+// sendSizesAs is sendSizes with another current size: 0 asks for an answer.
+func (pd *peerDevice) sendSizesAs(flags protocol.SizesFlags, current uint64) {
 	v := pd.v
-	q := protocol.Sizes{UserSize: v.user, CurrentSize: v.size, MaxBioBytes: protocol.MaxBlockBytes, Flags: flags}
+	q := protocol.Sizes{UserSize: v.user, CurrentSize: current, MaxBioBytes: protocol.MaxBlockBytes, Flags: flags}
 	if v.offersDisk() {
-		q.DiskSize = v.capacity
+		q.DiskSize = pd.offers()
 		q.Queue = protocol.QueueLimits{
 			PhysicalBlock: v.limits.PhysicalBlock, LogicalBlock: v.limits.LogicalBlock,
 			MinIO: v.limits.PhysicalBlock, Discard: v.limits.Discard, DiscardZeroes: v.limits.DiscardZeroes,
@@ -100,12 +103,26 @@ func (pd *peerDevice) receiveSizes(q protocol.Sizes) {
 		return
 	}
 	before := v.size
-	if size != v.size {
-		v.resize(size, v.cfg.AssumeClean || q.Flags&protocol.SizesNoResync != 0)
+	if connecting {
+		if size != before {
+			v.resize(size, v.cfg.AssumeClean || q.Flags&protocol.SizesNoResync != 0)
+		}
+		return
 	}
-	if !connecting && q.CurrentSize != before && (first || q.CurrentSize == 0 || size != before) {
-		pd.sendSizes(q.Flags)
-	}
+	clean := q.Flags&protocol.SizesNoResync != 0 || first && v.cfg.AssumeClean
+	answer := q.CurrentSize == 0 || first && q.CurrentSize != before || size != before && q.CurrentSize != size
+	gen := pd.p.gen
+	v.setSize(size, clean, func(err error) {
+		if err != nil || pd.p.gen != gen || !pd.p.alive() {
+			return
+		}
+		if answer {
+			pd.sendSizes(q.Flags)
+		}
+		if !first {
+			pd.resized(q, before)
+		}
+	})
 }
 
 // agreedSize is the size that both disks and the administrator allow.
@@ -119,7 +136,7 @@ func (pd *peerDevice) agreedSize() uint64 {
 		}
 		return v.size
 	}
-	size := v.capacity
+	size := pd.offers()
 	switch {
 	case q.DiskSize != 0:
 		size = min(size, q.DiskSize)

@@ -23,6 +23,10 @@ type volume struct {
 	size uint64 // sectors of the replicated device; 0 while unknown
 	user uint64 // "size" option in force, own or adopted; 0 none
 
+	space  uint64           // sectors that the disk could offer by now, if its metadata moved
+	next   *metadata.Layout // where it would lie then; nil if it need not move
+	coming uint64           // the size that is being taken: the peer may write up to there already
+
 	// The disk, nil or zero while Diskless.
 	capacity       uint64 // sectors the backing device can offer
 	limits         DiskLimits
@@ -96,9 +100,11 @@ type peerDevice struct {
 	unacked, pending, inFlight int
 	flight                     uint64 // sectors of inFlight
 	aheadTimer                 timer
-	pulled                     bool // this connection has seen Ahead or Behind
-	rsPending                  int  // resync requests or replies without an answer
-	lateAcks                   int  // of a resync that was cut off
+	resizing                   bool   // the peer's answer to a changed size is due
+	resizedFrom                uint64 // the size before
+	pulled                     bool   // this connection has seen Ahead or Behind
+	rsPending                  int    // resync requests or replies without an answer
+	lateAcks                   int    // of a resync that was cut off
 	lastDecision               *metadata.Decision
 	sent, received             uint64        // sectors; ns, nr of /proc/drbd
 	feed                       metadata.Feed // of the resync that this node is the source of
