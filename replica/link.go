@@ -188,9 +188,13 @@ func (l *link) serve(pair *transport.Pair) {
 	data := newStream(l, protocol.DataStream, pair.Data, dataTimeout(&peer))
 	meta := newStream(l, protocol.MetaStream, pair.Meta, timeoutOf(&peer))
 	w := newWork()
+	grown := r.deviceSizes()
 	r.visit(w, func(c *core.Core) {
 		if l.closing {
 			return
+		}
+		for _, g := range grown {
+			c.DeviceSize(g.vol, g.bytes)
 		}
 		l.pair, l.streams = pair, [2]*stream{data, meta}
 		r.remotes[l.peer] = pair.Remote

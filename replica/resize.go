@@ -94,6 +94,16 @@ type deviceSize struct {
 	bytes int64
 }
 
+// deviceSizes looks at the devices of all volumes.
+func (r *Resource) deviceSizes() (list []deviceSize) {
+	for _, v := range r.volumes {
+		if d := v.disk.Load(); d != nil {
+			list = append(list, deviceSize{v.index, d.size()})
+		}
+	}
+	return list
+}
+
 // grown looks at the devices of the volumes for which a P_SIZES has come: the peer's
 // administrator may have changed their size.
 func (rd *reader) grown() (list []deviceSize) {

@@ -84,6 +84,9 @@ func (pd *peerDevice) receiveState(ps protocol.State) {
 		}
 	}()
 	pd.adopt(own, ps, conn, real, decided)
+	if own.Conn == protocol.WFReportParams && pd.conn >= protocol.Connected {
+		pd.syncGrown()
+	}
 }
 
 // decides reports whether this P_STATE starts the sync handshake.

@@ -64,7 +64,7 @@ func (pd *peerDevice) sendSizesAs(flags protocol.SizesFlags, current uint64) {
 	v := pd.v
 	q := protocol.Sizes{UserSize: v.user, CurrentSize: current, MaxBioBytes: protocol.MaxBlockBytes, Flags: flags}
 	if v.offersDisk() {
-		q.DiskSize = pd.offers()
+		q.DiskSize = v.offers()
 		q.Queue = protocol.QueueLimits{
 			PhysicalBlock: v.limits.PhysicalBlock, LogicalBlock: v.limits.LogicalBlock,
 			MinIO: v.limits.PhysicalBlock, Discard: v.limits.Discard, DiscardZeroes: v.limits.DiscardZeroes,
@@ -104,8 +104,15 @@ func (pd *peerDevice) receiveSizes(q protocol.Sizes) {
 	}
 	before := v.size
 	if connecting {
+		if pd.growFirst(size) {
+			return
+		}
 		if size != before {
-			v.resize(size, v.cfg.AssumeClean || q.Flags&protocol.SizesNoResync != 0)
+			if v.hasDisk() {
+				v.capacity = max(v.capacity, min(v.offers(), size))
+			}
+			pd.resync.grow = pd.resync.grow || size > before && !v.cfg.AssumeClean
+			v.resize(size, v.cfg.AssumeClean)
 		}
 		return
 	}
@@ -136,7 +143,7 @@ func (pd *peerDevice) agreedSize() uint64 {
 		}
 		return v.size
 	}
-	size := pd.offers()
+	size := v.offers()
 	switch {
 	case q.DiskSize != 0:
 		size = min(size, q.DiskSize)

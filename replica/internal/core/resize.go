@@ -62,13 +62,24 @@ func (c *Core) DeviceSize(vol int, bytes int64) {
 	}
 }
 
-// offers is what the peer is told of the own disk, in sectors. A disk that has grown
-// counts when the nodes are connected, not while they agree on what they have.
-func (pd *peerDevice) offers() uint64 {
-	if pd.conn < protocol.Connected {
-		return pd.v.capacity
+// offers is what the peer is told of the own disk, in sectors.
+func (v *volume) offers() uint64 { return max(v.capacity, v.space) }
+
+// growFirst reports that the metadata has to move before the nodes can connect with the
+// size that both disks allow (the peer will take it), and sees to it: the connection is
+// given up for that time.
+func (pd *peerDevice) growFirst(size uint64) bool {
+	v := pd.v
+	if !v.hasDisk() || v.next == nil || size <= v.capacity {
+		return false
 	}
-	return max(pd.v.capacity, pd.v.space)
+	v.logf(LogInfo, "both disks take %d sectors: connecting anew when the metadata has moved", size)
+	if v.coming == 0 {
+		v.setSize(size, false, func(error) {})
+		pd.resync.grow = true
+	}
+	pd.p.lose(protocol.BrokenPipe)
+	return true
 }
 
 // Resize changes the size of a volume. Errors: ErrDiskless (138), ErrRefused with the
@@ -139,7 +150,7 @@ func (v *volume) checkResize(opt ResizeOptions) (uint64, error) {
 	case v.coming > 0 || pd.resizing:
 		return 0, fmt.Errorf("%w: another change of the size is under way", ErrRefused)
 	}
-	own := max(v.capacity, v.space)
+	own := v.offers()
 	size := own
 	switch peer := pd.sizes.DiskSize; {
 	case opt.AssumePeerHasSpace && pd.conn < protocol.Connected, v.c.cfg.noPeer:
@@ -194,6 +205,23 @@ func (pd *peerDevice) resized(q protocol.Sizes, before uint64) {
 		return
 	}
 	pd.syncNewStorage()
+}
+
+// syncGrown: the nodes have connected, found their data equal, and the volume had grown
+// by storage that is not. A new generation, and a new connection, make one of them the
+// source; DRBD leaves the marks, and the difference, until something else does.
+func (pd *peerDevice) syncGrown() {
+	r, v := &pd.resync, pd.v
+	due := r.grow && pd.conn == protocol.Connected && pd.oosBlocks() > 0 &&
+		v.disk == protocol.UpToDate && pd.disk == protocol.UpToDate
+	r.grow = false
+	source := v.role == protocol.Primary || pd.role != protocol.Primary && pd.p.resolver
+	if !due || !source || v.ids.Bitmap != metadata.UUIDNone {
+		return
+	}
+	v.logf(LogInfo, "the volume has grown: connecting anew for a resync of the new storage")
+	v.beginGeneration(metadata.BirthNew)
+	pd.p.lose(protocol.BrokenPipe)
 }
 
 // setSize changes the size; done is called when it is in force.

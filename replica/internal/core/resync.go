@@ -48,7 +48,7 @@ type resync struct {
 	round    uint64          // counts resyncs
 	// blocksLeft is what is left, if that is not what is out of sync.
 	blocksLeft func() uint64
-	grow       bool // the device grew while connecting: resync the new part
+	grow       bool // the device grew before or while connecting: the new part needs a resync
 }
 
 // span is a range that the target has asked for.
@@ -104,10 +104,6 @@ func (pd *peerDevice) resyncAfter(o, n protocol.ConnState) {
 		v.writeBitmap(nil, func(error) {})
 	case o > protocol.Connected && n == protocol.Connected:
 		v.writeBitmap(nil, func(error) {})
-	}
-	if n == protocol.Connected && r.grow {
-		r.grow = false
-		pd.syncNewStorage()
 	}
 }
 

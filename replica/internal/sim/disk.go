@@ -59,6 +59,19 @@ func NewDisk(size int64) *Disk {
 // Size returns the size in bytes.
 func (d *Disk) Size() int64 { return d.size }
 
+// Grow makes the disk larger, as a volume manager does. What is new holds fill.
+func (d *Disk) Grow(n int64, fill byte) {
+	old := d.size
+	d.size += n
+	d.durable.grow(n)
+	d.current.grow(n)
+	if fill != 0 {
+		b := bytes.Repeat([]byte{fill}, int(n))
+		d.durable.write(b, old)
+		d.current.write(b, old)
+	}
+}
+
 // Bytes returns a copy of what reads see.
 func (d *Disk) Bytes() []byte {
 	b := make([]byte, d.size)

@@ -32,6 +32,14 @@ func (m *image) clone() image {
 	return c
 }
 
+// grow appends n zero bytes.
+func (m *image) grow(n int64) {
+	m.size += n
+	for int64(len(m.chunks))*chunkBytes < m.size {
+		m.chunks = append(m.chunks, nil)
+	}
+}
+
 // ReadAt implements io.ReaderAt.
 func (m *image) ReadAt(p []byte, off int64) (int, error) {
 	n := int(max(min(int64(len(p)), m.size-off), 0))

@@ -89,6 +89,7 @@ func (n *network) tryConnect() {
 			}
 			p.up[i] = true
 			boot := nd.boot
+			nd.lookAtDisks()
 			nd.event(func() { nd.core.Connected(0, p.gen[i], i == accepts) })
 			if p.sever {
 				n.c.after(n.c.delay(), func() {
@@ -245,6 +246,9 @@ func (s *stream) deliver() {
 			s.p.net.c.tracef("%d<%d %v %v v%d len %d sector %d", to, s.from, s.kind, h.Command, h.Volume, h.Length, binary.BigEndian.Uint64(head))
 		} else {
 			s.p.net.c.tracef("%d<%d %v %v v%d len %d", to, s.from, s.kind, h.Command, h.Volume, h.Length)
+		}
+		if h.Command == protocol.CmdSizes {
+			nd.lookAtDisks()
 		}
 		nd.event(func() { nd.core.Receive(0, s.p.gen[to], s.kind, h, head, payload) })
 	}

@@ -89,6 +89,24 @@ func (n *Node) Attach(vol int, done func(error)) {
 	n.Command(func(cmd *core.Command) { n.core.Attach(cmd, vol, img) }, done)
 }
 
+// lookAtDisks tells the core the sizes of its disks, as the shell does when somebody may
+// have changed them.
+func (n *Node) lookAtDisks() {
+	n.event(func() {
+		for i, d := range n.disks {
+			n.core.DeviceSize(i, d.Size())
+		}
+	})
+}
+
+// Resize is the administrator's command.
+func (n *Node) Resize(vol int, opt core.ResizeOptions, done func(error)) {
+	n.Command(func(cmd *core.Command) {
+		n.core.DeviceSize(vol, n.disks[vol].Size())
+		n.core.Resize(cmd, vol, opt)
+	}, done)
+}
+
 // Crash takes a node down without warning: its power fails, or only the process is
 // killed, and the disk keeps its cache.
 func (n *Node) Crash(power bool) {
