@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-var trace = flag.Bool("trace", false, "TestReplay shows everything that happens")
+var show = flag.Bool("show", false, "TestReplay shows everything that happens")
 
 // recordings returns the names of all recordings.
 func recordings(t testing.TB) []string {
@@ -62,7 +62,7 @@ func TestReplay(t *testing.T) {
 				return // one goroutine: the race detector has nothing to find
 			}
 			opt := Options{}
-			if *trace {
+			if *show {
 				opt.Trace = func(s string) { t.Log(s) }
 			}
 			require.NoError(t, Play(rec, opt))
