@@ -25,16 +25,21 @@ type arbiter struct {
 	asked    [2]int
 }
 
-func (a *arbiter) call(node int, call *core.Call) (int, time.Duration) {
-	if call.Name != core.HandlerArbiter {
-		return 0, 0
+func (a *arbiter) call(n *Node, call *core.Call) (func() int, time.Duration) {
+	code := 0
+	if call.Name == core.HandlerArbiter {
+		code = a.decide(n.idx, call)
 	}
+	return func() int { return code }, a.takes
+}
+
+func (a *arbiter) decide(node int, call *core.Call) int {
 	a.asked[node]++
 	if call.Promote {
 		a.promotes++
 	}
 	if a.down[node] {
-		return core.ArbiterUnreachable, a.takes
+		return core.ArbiterUnreachable
 	}
 	key := fmt.Sprint(call.Generations)
 	if _, ok := a.owner[key]; !ok {
@@ -42,11 +47,11 @@ func (a *arbiter) call(node int, call *core.Call) (int, time.Duration) {
 	}
 	switch {
 	case a.loses:
-		return core.ArbiterUnreachable, a.takes
+		return core.ArbiterUnreachable
 	case a.owner[key] == node:
-		return core.ArbiterGranted, a.takes
+		return core.ArbiterGranted
 	}
-	return core.ArbiterDenied, a.takes
+	return core.ArbiterDenied
 }
 
 func arbitrated(t *testing.T, seed uint64, a *arbiter) *scene {
@@ -186,12 +191,13 @@ func TestArbiterThenFence(t *testing.T) {
 		opt := testOptions()
 		opt.Volume.Fencing = policy
 		opt.Core = func(_ int, cfg *core.Config) { cfg.Arbiter, cfg.Fencer = true, true }
-		opt.Call = func(node int, call *core.Call) (int, time.Duration) {
-			order = append(order, fmt.Sprintf("%d %s", node, call.Name))
+		opt.Call = func(n *Node, call *core.Call) (func() int, time.Duration) {
+			order = append(order, fmt.Sprintf("%d %s", n.idx, call.Name))
+			code := core.ArbiterGranted
 			if call.Name == core.HandlerFencePeer {
-				return core.FencePeerOutdated, time.Second
+				code = core.FencePeerOutdated
 			}
-			return core.ArbiterGranted, time.Second
+			return func() int { return code }, time.Second
 		}
 		s := skipped(t, opt)
 		s.promote(s.a)
@@ -206,7 +212,9 @@ func TestArbiterThenFence(t *testing.T) {
 func TestQuorumLostIOError(t *testing.T) {
 	opt := testOptions()
 	opt.Core = func(_ int, cfg *core.Config) { cfg.Arbiter, cfg.QuorumLostIOError = true, true }
-	opt.Call = func(int, *core.Call) (int, time.Duration) { return core.ArbiterDenied, time.Second }
+	opt.Call = func(*Node, *core.Call) (func() int, time.Duration) {
+		return func() int { return core.ArbiterDenied }, time.Second
+	}
 	s := skipped(t, opt)
 	s.promote(s.a)
 	s.SetLink(false)

@@ -53,9 +53,9 @@ type Options struct {
 
 	// Core changes a node's configuration before it boots.
 	Core func(node int, cfg *core.Config)
-	// Call answers a handler or the arbiter on a node: an exit code, and how long it
-	// takes. A negative time is for ever.
-	Call func(node int, call *core.Call) (code int, takes time.Duration)
+	// Call answers a handler or the arbiter on a node: how long it
+	// takes, and the exit code, found when that is over. A negative time is for ever.
+	Call func(n *Node, call *core.Call) (code func() int, takes time.Duration)
 }
 
 const metaBytes = 1 << 20

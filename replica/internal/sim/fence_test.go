@@ -23,12 +23,13 @@ type handlers struct {
 	calls [2]map[string]int
 }
 
-func (h *handlers) call(node int, call *core.Call) (int, time.Duration) {
-	if h.calls[node] == nil {
-		h.calls[node] = map[string]int{}
+func (h *handlers) call(n *Node, call *core.Call) (func() int, time.Duration) {
+	if h.calls[n.idx] == nil {
+		h.calls[n.idx] = map[string]int{}
 	}
-	h.calls[node][call.Name]++
-	return h.codes[call.Name], h.takes
+	h.calls[n.idx][call.Name]++
+	code := h.codes[call.Name]
+	return func() int { return code }, h.takes
 }
 
 func fencingOptions(f core.Fencing, h *handlers) Options {

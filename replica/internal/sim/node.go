@@ -294,11 +294,19 @@ func (n *Node) call(call *core.Call, boot int) {
 	if call == nil {
 		return
 	}
-	code, takes := n.c.cfg.Call(n.idx, call)
-	n.c.tracef("%d   handler %s: %d after %v", n.idx, call.Name, code, takes)
-	if takes >= 0 {
-		n.c.after(takes, func() { n.again(boot, func() { n.core.HandlerDone(call, code) }) })
+	answer, takes := n.c.cfg.Call(n, call)
+	n.c.tracef("%d   handler %s runs, for %v", n.idx, call.Name, takes)
+	if takes < 0 {
+		return
 	}
+	n.c.after(takes, func() {
+		if n.core == nil || n.boot != boot {
+			return
+		}
+		code := answer()
+		n.c.tracef("%d   handler %s: %d", n.idx, call.Name, code)
+		n.again(boot, func() { n.core.HandlerDone(call, code) })
+	})
 }
 
 // device is the disk that an operation goes to.
