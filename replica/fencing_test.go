@@ -158,7 +158,6 @@ type register struct {
 	mu    sync.Mutex
 	owner map[string]string
 	down  bool
-	takes time.Duration
 	asked []string
 }
 

@@ -24,7 +24,10 @@ type quorum struct {
 	denied  bool
 	lost    bool // the handler quorum-lost was called
 	asking  *Call
-	waiting []func(error)
+	// The nodes have met and are about to meet again: a question now would use up
+	// the generation that was just begun for that.
+	notBefore time.Duration
+	waiting   []func(error)
 }
 
 // arbiterRetry is the pause before an arbiter that gave no answer is asked again.
@@ -126,6 +129,10 @@ func (c *Core) lostQuorum(p *peer) {
 // askAgain is due some time after the arbiter gave no answer.
 func (c *Core) askAgain() {
 	p := c.peers[0]
+	if c.now < c.quorum.notBefore {
+		c.arbiterTimer.arm(c.quorum.notBefore)
+		return
+	}
 	if c.suspFencing && c.needsArbiter() && c.quorum.asking == nil && p.conn() < protocol.WFReportParams && !p.allFenced() {
 		p.goOnAlone()
 	}

@@ -238,6 +238,10 @@ func (c *Core) Lost(peer int, gen uint64, s protocol.Stream, err error, timeout 
 	}
 	c.logf(LogWarn, -1, "lost the %v stream: %v", s, err)
 	switch {
+	case p.leaving() && s == protocol.DataStream && p.clusterReqs[0].outdates() && !p.lateLoss:
+		// Its reply, on the other stream, says whether a disk is Outdated now.
+		p.lateLoss = true
+		p.handshakeTimer.arm(c.now + c.cfg.Net.PingTimeout)
 	case p.leaving():
 		// The peer agreed and went; its reply, on the other stream, was slower.
 		if req := p.clusterReqs[0].req; req.Mask.Disk == protocol.DiskMask {

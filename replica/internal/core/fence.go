@@ -52,6 +52,9 @@ func (p *peer) fencing() (f Fencing, good bool) {
 func (p *peer) lostPeer() {
 	if p.meeting {
 		p.meeting = false // the nodes are about to meet again
+		if p.c.quorum.notBefore > p.c.now {
+			p.c.arbiterTimer.arm(p.c.quorum.notBefore)
+		}
 		return
 	}
 	if p.c.anyPrimary() && !p.allFenced() {
@@ -64,6 +67,10 @@ func (p *peer) goOnAlone() {
 	c := p.c
 	if !c.needsArbiter() || !c.suspFencing {
 		p.fence(func(bool) {})
+		return
+	}
+	if c.now < c.quorum.notBefore {
+		c.arbiterTimer.arm(c.quorum.notBefore)
 		return
 	}
 	c.askArbiter(p, false, func(err error) {

@@ -45,6 +45,11 @@ func (p *peer) askOutdated() {
 	})
 }
 
+// outdates reports whether a request is about a disk, too.
+func (r *clusterRequest) outdates() bool {
+	return r.req.Mask.Disk == protocol.DiskMask || r.req.Mask.PeerDisk == protocol.DiskMask
+}
+
 // leaveAs is disconnectNow with what was agreed about the disks.
 func (p *peer) leaveAs(req protocol.StateRequest) {
 	p.c.changeAll(p, fact, func(s *protocol.State) { *s = agreed(*s, req) })

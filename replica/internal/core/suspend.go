@@ -185,16 +185,26 @@ func (v *volume) bearPostponed() {
 // generation was postponed, and the peer is still in the old one, "no sync" would be
 // the verdict. That is wrong if blocks were marked in the meantime: DRBD sends what
 // is frozen again, here it may have completed long ago. And it is not wanted if the
-// arbiter was asked about that generation, which uses it up. So it begins now,
-// and the nodes connect anew (as in spec: behaviour 2.9 rule 9).
+// arbiter was asked about the present generation, which uses it up. So another one begins
+// now, and the nodes connect anew (as in spec: behaviour 2.9 rule 9).
 func (pd *peerDevice) meetsAgain(own, ps protocol.State) bool {
 	v := pd.v
-	if !v.postponed || own.Conn != protocol.WFReportParams || own.Role != protocol.Primary || ps.Role == protocol.Primary ||
-		own.Disk != protocol.UpToDate || !pd.idsValid || !pd.ids.Current.Equal(v.ids.Current) ||
-		pd.oosBlocks() == 0 && !v.asked {
+	due := v.postponed && pd.oosBlocks() > 0 || v.asked
+	if !due || own.Conn != protocol.WFReportParams || own.Role != protocol.Primary || ps.Role == protocol.Primary ||
+		own.Disk != protocol.UpToDate || !pd.idsValid {
 		return false
 	}
-	v.bearPostponed()
+	birth := v.ids.BirthOnPromotion(false, false, metadata.DiskUnknown, pd.feed.PeerMayShare())
+	switch {
+	case pd.ids.Current.Equal(v.ids.Current) && birth != metadata.NoBirth:
+	case v.ids.Bitmap != metadata.UUIDNone && pd.ids.Current.Equal(v.ids.Bitmap):
+		birth = metadata.BirthBeside // the peer is where the bitmap began to record
+	default:
+		return false
+	}
+	v.postponed, v.asked = false, false
+	v.beginGeneration(birth)
+	v.c.quorum.notBefore = v.c.now + 10*v.c.cfg.Net.PingTimeout
 	pd.p.meetAgain("a new generation while I/O is suspended")
 	return true
 }

@@ -161,6 +161,7 @@ func TestArbiterAnswerLost(t *testing.T) {
 	a := &arbiter{loses: true}
 	s := arbitrated(t, 3, a)
 	for round := range 4 {
+		s.Run(time.Second) // every write is acknowledged by its barrier: nothing is marked
 		s.SetLink(false)
 		s.until("frozen", func() bool { return s.st(s.a).SuspFencing })
 		s.Run(5 * time.Second)

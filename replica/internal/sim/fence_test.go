@@ -414,3 +414,46 @@ func TestLocalIOErrorFirst(t *testing.T) {
 	s.until("the write", func() bool { return w.done })
 	require.NoError(t, w.err)
 }
+
+// A Secondary that was left under fencing is Outdated on its disk by the time the
+// Primary has gone: a power failure then does not change that.
+func TestConsentIsDurable(t *testing.T) {
+	for seed := range uint64(20) {
+		c := New(seed, fencingOptions(core.FencingResourceOnly, &handlers{}))
+		s := &scene{Cluster: c, t: t, a: c.Nodes[0], b: c.Nodes[1]}
+		s.bootConnected()
+		s.promote(s.a)
+		s.Run(time.Second)
+		s.a.Command(func(cmd *core.Command) { s.a.core.Disconnect(cmd, 0, false) }, func(error) {})
+		s.until("agreed", func() bool { return s.st(s.a).PeerDisk == protocol.Outdated })
+		s.b.Crash(true)
+		s.b.Boot()
+		s.Run(time.Second)
+		require.Equal(t, protocol.Outdated, s.st(s.b).Disk, seed)
+	}
+}
+
+// Under protocol A a Primary whose own disk is not good waits for the peer's.
+func TestTargetWritesWaitForThePeer(t *testing.T) {
+	for _, target := range []bool{false, true} {
+		opt := testOptions()
+		opt.Net.Protocol = protocol.ProtocolA
+		opt.Volume.ResyncRate = 64
+		s := skipped(t, opt)
+		s.promote(s.a)
+		if target {
+			s.a.mustDo(t, "invalidate", func(cmd *core.Command) { s.a.core.Invalidate(cmd, 0) })
+			s.until("target", func() bool { return s.st(s.a).Conn == protocol.SyncTarget })
+		} else {
+			s.a.mustDo(t, "detach", func(cmd *core.Command) { s.a.core.Detach(cmd, 0, false) })
+		}
+		s.Run(time.Second)
+		s.b.disks[0].Frozen = true
+		w := s.begin(s.a, 1<<20, 7)
+		s.Run(time.Second)
+		require.False(t, w.done)
+		s.b.disks[0].thaw()
+		s.until("the write", func() bool { return w.done })
+		require.NoError(t, w.err)
+	}
+}
