@@ -43,6 +43,7 @@ func (c *Core) afterChange(t transition) {
 		pd.sendBitmap()
 	}
 	if n.Conn == protocol.WFBitMapT && o.Conn != n.Conn {
+		pd.syncUUIDSet = false // one that came before belongs to a resync that was given up
 		pd.expectBitmap()
 	}
 	if o.Peer == protocol.Primary && n.Peer == protocol.Secondary && n.PeerDisk < protocol.Inconsistent ||

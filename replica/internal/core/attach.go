@@ -247,6 +247,14 @@ func (v *volume) attached(cmd *Command) {
 		c.finish(cmd, fmt.Errorf("attach: %w", ErrIO))
 		return
 	}
+	if pd.conn < protocol.Connected && v.role == protocol.Primary && v.exposed != 0 &&
+		!metadata.AcceptsData(v.exposed, v.ids.Current, metadata.DiskUnknown) {
+		// The peer, whose data users have seen, and who was to bring this disk up
+		// to date, has gone while the disk was read.
+		v.abortAttach(fmt.Errorf("%w: it has generation %s, the disk %s", ErrDataStale, v.exposed, v.ids.Current))
+		c.finish(cmd, fmt.Errorf("attach: %w", v.attachErr))
+		return
+	}
 	if pd.conn < protocol.Connected {
 		// While unconnected the peer's disk is as the superblock remembers it.
 		c.change(pd, fact, func(s *protocol.State) {

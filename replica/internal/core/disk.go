@@ -209,19 +209,11 @@ func (v *volume) quiet() bool {
 		!v.al.writing && len(v.al.waiting) == 0 && v.gates == 0 && v.active.head == nil
 }
 
-// writeCleanSuper writes the superblock that says: nothing to replay.
+// writeCleanSuper writes the superblock that says: nothing to replay. It takes its turn
+// among the others, so that what changes meanwhile is not undone by an older block.
 func (v *volume) writeCleanSuper(fn func(error)) {
-	sb := v.superblock()
-	sb.Unclean = false
-	sb.Flags |= metadata.ALClean
-	block := new([metadata.BlockSize]byte)
-	sb.Encode(block)
-	o := v.c.op()
-	o.Kind, o.Volume, o.vol, o.Meta = OpWrite, v.idx, v, true
-	o.Off, o.Buf, o.Len = v.layout.SuperblockOffset, block[:], metadata.BlockSize
-	o.PreFlush, o.FUA = true, true
-	o.fn = fn
-	v.c.issue(o)
+	v.md.clean = true
+	v.syncSuper(fn)
 }
 
 const initALChunk = 1 << 20

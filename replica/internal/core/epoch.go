@@ -147,7 +147,9 @@ func (p *peer) abandonRequests() {
 			next := r.next
 			r.pd.setOutOfSync(r.sector, r.size)
 			r.landed()
-			if r.net == partPending || r.stable && r.io != nil {
+			if r.net == partPending || r.stable && r.io != nil || !r.wantAck && r.local == partPending {
+				// With protocol A and B all that is known is that it was sent, or
+				// received: now the own disk has to take it.
 				r.net = partFailed
 			}
 			if r.err == nil {

@@ -39,6 +39,7 @@ type request struct {
 	frozen    bool  // complete, but held back by a gate or suspended I/O
 	stable    bool  // completion waits for P_BARRIER_ACK: on the peer's disk, durable
 	issued    bool  // a write that was given to the peer or the disk
+	peerGood  bool  // the peer's disk was UpToDate when it was sent
 	mayRetry  bool  // sent to a node that decides conflicts
 	lost      bool  // a conflict: it goes out once more when its local part has ended
 	postponed bool  // it has lost a conflict, now or before

@@ -211,7 +211,7 @@ func (pd *peerDevice) makeSyncUUID() {
 	pd.feed = metadata.FeedStarted(ids, pd.ids)
 	gen := pd.p.gen
 	v.syncSuper(func(err error) {
-		if err == nil && pd.p.gen == gen {
+		if err == nil && pd.p.gen == gen && isResync(pd.conn) && v.ids.Bitmap.Equal(sync) { // else that resync is history
 			send(pd.p, protocol.DataStream, protocol.CmdSyncUUID, v.cfg.Number, protocol.SyncUUID{UUID: uint64(sync)})
 		}
 	})

@@ -58,6 +58,11 @@ func (c *Core) judge(pd *peerDevice, old, s protocol.State, f force) (string, pr
 	if f == fact {
 		return "", protocol.CodeSuccess
 	}
+	if s.Disk == protocol.Outdated && (old.Disk == protocol.Attaching || old.Disk == protocol.Negotiating) {
+		// What the disk is, the attach is about to find out. Connected, S5 would
+		// make UpToDate of it.
+		return "attaching", protocol.CodeInTransientState
+	}
 	if rule, code, bad := invalid(s, env); bad {
 		// A state that was bad already for the same reason may stay so.
 		if _, was, wasBad := invalid(old, env); !wasBad || was != code {

@@ -20,6 +20,7 @@ type superWriter struct {
 	current metadata.UUID // in the block under way
 	primary bool          // PrimaryInd is set on disk
 	setting bool          // and in the block under way
+	clean   bool          // the disk is leaving in order: the block says so
 	buf     [metadata.BlockSize]byte
 }
 
@@ -111,8 +112,11 @@ func (v *volume) superblock() metadata.Superblock {
 	sb.EffectiveSize = v.size
 	sb.Current, sb.Bitmap = v.ids.Current, v.ids.Bitmap
 	sb.History[0], sb.History[1] = v.ids.History[0], v.ids.History[1]
-	sb.Unclean = true
+	sb.Unclean = !v.md.clean
 	sb.Flags &^= metadata.ALClean
+	if v.md.clean {
+		sb.Flags |= metadata.ALClean
+	}
 	return sb
 }
 

@@ -309,10 +309,14 @@ func (c *Core) thaw() {
 }
 
 // succeeded reports whether a request whose parts have ended has done what the
-// application asked for. A write to a disk that is not UpToDate has not: a resync
-// may overwrite it; nor has one to a disk that goes.
+// application asked for. A write to a disk that is not UpToDate, here or at the peer,
+// has not: a resync may overwrite it; nor has one to a disk that goes.
 func (r *request) succeeded() bool {
-	return r.net == partOK || r.local == partOK && (r.kind == IORead || r.v.disk == protocol.UpToDate && !r.v.leaving)
+	if r.kind == IORead {
+		return r.net == partOK || r.local == partOK
+	}
+	return r.net == partOK && (r.peerGood || r.pd.disk == protocol.UpToDate) ||
+		r.local == partOK && r.v.disk == protocol.UpToDate && !r.v.leaving
 }
 
 // again reports whether a failed request is to be done again: it was begun

@@ -160,6 +160,9 @@ func localWriteDone(c *Core, o *Op) {
 		r.bothWritten()
 	} else {
 		r.local, r.err = partFailed, o.Err
+		// Protocol A and B count what was only sent, or only received. Now the
+		// peer's copy is the only one.
+		r.stable = r.stable || r.net != partNone && !r.wantAck
 		v.pds[0].setOutOfSync(r.sector, r.size)
 		if r.kind != IODiscard { // a failing discard is not held against the disk
 			v.diskFailed(causeWrite, "write", o.Err)
@@ -197,6 +200,7 @@ func (r *request) send(pd *peerDevice, s protocol.State) {
 	}
 	flags |= ackFlags
 	r.pd, r.net, r.since = pd, partPending, c.now
+	r.peerGood = s.PeerDisk == protocol.UpToDate
 	r.mayRetry = c.cfg.Net.AllowTwoPrimary && !p.resolver
 	if !r.wantRecv && !r.wantAck {
 		r.net = partOK // protocol A: sent is enough; the pin on the buffer says when

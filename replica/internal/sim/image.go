@@ -6,30 +6,37 @@ package sim
 import (
 	"bytes"
 	"io"
+	"slices"
 )
 
 const chunkBytes = 16 << 10
 
-// image is the content of a disk, sparse: a nil chunk is all zero.
+// image is the content of a disk, sparse: a nil chunk is all zero. Copies share
+// chunks until one of them writes.
 type image struct {
 	size   int64
 	chunks [][]byte
+	own    []bool // the chunk belongs to this image alone
 }
 
 var zeroChunk [chunkBytes]byte
 
 func newImage(size int64) image {
-	return image{size: size, chunks: make([][]byte, (size+chunkBytes-1)/chunkBytes)}
+	n := (size + chunkBytes - 1) / chunkBytes
+	return image{size: size, chunks: make([][]byte, n), own: make([]bool, n)}
 }
 
 func (m *image) clone() image {
-	c := newImage(m.size)
-	for i, b := range m.chunks {
-		if b != nil {
-			c.chunks[i] = bytes.Clone(b)
-		}
+	clear(m.own)
+	return image{size: m.size, chunks: slices.Clone(m.chunks), own: make([]bool, len(m.own))}
+}
+
+// mine returns a chunk that may be written to, nil if it is all zero.
+func (m *image) mine(c int64) []byte {
+	if m.chunks[c] != nil && !m.own[c] {
+		m.chunks[c], m.own[c] = bytes.Clone(m.chunks[c]), true
 	}
-	return c
+	return m.chunks[c]
 }
 
 // grow appends n zero bytes.
@@ -68,9 +75,9 @@ func (m *image) write(p []byte, off int64) {
 		c, at := off/chunkBytes, off%chunkBytes
 		n := min(int64(len(p)), chunkBytes-at)
 		if m.chunks[c] == nil && !bytes.Equal(p[:n], zeroChunk[:n]) {
-			m.chunks[c] = make([]byte, chunkBytes)
+			m.chunks[c], m.own[c] = make([]byte, chunkBytes), true
 		}
-		if b := m.chunks[c]; b != nil {
+		if b := m.mine(c); b != nil {
 			copy(b[at:], p[:n])
 		}
 		p, off = p[n:], off+n
@@ -81,7 +88,7 @@ func (m *image) zero(off, n int64) {
 	for n > 0 {
 		c, at := off/chunkBytes, off%chunkBytes
 		k := min(n, chunkBytes-at)
-		if b := m.chunks[c]; b != nil {
+		if b := m.mine(c); b != nil {
 			clear(b[at : at+k])
 		}
 		off, n = off+k, n-k
@@ -117,6 +124,9 @@ func (m *image) differ(o *image, n, size int64, fn func(off int64) bool) {
 	for c := int64(0); c*chunkBytes < n; c++ {
 		a, b := m.chunks[c], o.chunks[c]
 		if a == nil && b == nil {
+			continue
+		}
+		if a != nil && b != nil && &a[0] == &b[0] {
 			continue
 		}
 		end := min(chunkBytes, n-c*chunkBytes)

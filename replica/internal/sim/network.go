@@ -147,7 +147,7 @@ func (s *stream) pump(nd *Node) {
 		return
 	}
 	s.busy, s.spare = true, nil
-	var data []byte
+	data := make([]byte, 0, o.Len())
 	for _, b := range o.Buffers(nil) {
 		data = append(data, b...)
 	}
@@ -201,7 +201,11 @@ func (s *stream) arrive(data []byte) {
 		if s.p.sever || s.hole {
 			return // cut: what was under way is gone, and so is all that follows
 		}
-		s.buf = append(s.buf, data...)
+		if len(s.buf) == 0 {
+			s.buf = data[:len(data):len(data)]
+		} else {
+			s.buf = append(s.buf, data...)
+		}
 		s.deliver()
 	})
 }

@@ -149,6 +149,9 @@ func (n *Node) reach(d *Disk, o *core.Op) {
 	if d.Frozen || d.FailWrites || d.FailMeta {
 		return
 	}
+	if o.PreFlush {
+		_ = d.Flush()
+	}
 	switch o.Kind {
 	case core.OpWrite:
 		_, _ = d.WriteAt(o.Buf[:n.c.rng.IntN(len(o.Buf)/sectorBytes+1)*sectorBytes], o.Off)

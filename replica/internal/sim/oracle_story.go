@@ -126,7 +126,8 @@ func (s *story) verdict(n *Node, vol int, d *metadata.Decision) {
 		bad = "a history that cannot be"
 	case out == metadata.SplitBrain || out == metadata.SplitBrainManual || out == metadata.Unrelated:
 		r.Figures.Faults["split brain"]++
-		if !diverged {
+		// A forced promotion may drop an ancestor from the two entries of history.
+		if !diverged && !(d.Verdict.Rule == 100 && s.consent[0]) {
 			bad = "the histories did not diverge"
 		}
 	case diverged && !s.consent[0] && !s.consent[1]:

@@ -6,6 +6,7 @@ package sim
 import (
 	"time"
 
+	"github.com/go-blockmirror/blockmirror/metadata"
 	"github.com/go-blockmirror/blockmirror/protocol"
 	"github.com/go-blockmirror/blockmirror/replica/internal/core"
 )
@@ -37,14 +38,17 @@ func (r *Run) settle() {
 		r.try(n, "resume", func(c *core.Command) { n.core.SetSuspended(c, false) })
 	}
 	began, last := r.now, r.now
+	var tick func()
+	tick = func() { r.after(time.Second, tick) } // so that the condition is looked at
+	tick()
 	r.Until("both UpToDate", 30*time.Minute, func() bool {
 		if r.now-last > time.Second {
 			last = r.now
 			r.operate(r.now - began)
 		}
-		return r.inSync() && r.answered()
+		return r.inSync() && r.answered() || r.unrelated(r.now-began)
 	})
-	if r.failure != nil {
+	if r.failure != nil || !r.inSync() {
 		return
 	}
 	r.look(0)
@@ -75,7 +79,7 @@ func (r *Run) operate(since time.Duration) {
 		}
 		for v := range n.disks {
 			st, _ := n.State(v)
-			if st.Disk == protocol.Diskless {
+			if st.Disk == protocol.Diskless && (!r.stuck(since) || st.Conn == protocol.StandAlone) {
 				n.Attach(v, func(err error) { r.tracef("%d attach: %v", n.idx, err) })
 			}
 			if st.Conn == protocol.Connected && st.Disk == protocol.UpToDate && st.PeerDisk == protocol.UpToDate && since > time.Minute &&
@@ -104,23 +108,57 @@ func (r *Run) operate(since time.Duration) {
 	}
 }
 
+// unrelated: the two nodes have gone their own ways for so many generations that they
+// do not know each other any more. That is a state that lasts: one of them needs new
+// metadata.
+func (r *Run) unrelated(since time.Duration) bool {
+	if !r.stuck(since) {
+		return false
+	}
+	for v := range r.books {
+		a, b := r.Nodes[0], r.Nodes[1]
+		if a.core == nil || b.core == nil {
+			return false
+		}
+		d, e := a.core.Snapshot().Volumes[v].Last, b.core.Snapshot().Volumes[v].Last
+		if d != nil && e != nil && d.Verdict.Outcome == metadata.Unrelated && e.Verdict.Outcome == metadata.Unrelated &&
+			r.conn(a) == protocol.StandAlone && r.conn(b) == protocol.StandAlone && r.answered() {
+			r.fault("unrelated in the end")
+			return true
+		}
+	}
+	return false
+}
+
 // stuck: reckless administrators have left a mess that only an administrator clears.
 func (r *Run) stuck(since time.Duration) bool { return r.cfg.Reckless && since > 4*time.Minute }
 
-// decide ends a split brain as the manual has it: one node's changes go.
-func (r *Run) decide(since time.Duration) {
-	victim := r.Nodes[0]
-	if since > 9*time.Minute {
-		victim = r.Nodes[1]
+func (n *Node) allUpToDate() bool {
+	for v := range n.disks {
+		if s, _ := n.State(v); s.Disk != protocol.UpToDate {
+			return false
+		}
 	}
+	return true
+}
+
+// decide ends what is left as the manual has it, once a minute and for each node in
+// turn: apart, with their disks, and together again, one node's changes gone.
+func (r *Run) decide(since time.Duration) {
+	victim := r.Nodes[int(since/time.Minute)%2]
 	survivor := r.other(victim)
 	r.story.consent = [2]bool{true, true}
-	if s, _ := survivor.State(0); since > 14*time.Minute && s.Disk < protocol.UpToDate && s.Role == protocol.Secondary {
-		// No good data anywhere: somebody has to say which is.
-		r.try(survivor, "promote by force", func(c *core.Command) { survivor.core.Promote(c, true) })
-	}
 	for _, n := range r.Nodes {
-		if r.conn(n) == protocol.StandAlone {
+		st, _ := n.State(0)
+		switch sec := since % time.Minute / time.Second; {
+		case sec < 3 && st.Role == protocol.Primary:
+			r.try(n, "operator demotes", func(c *core.Command) { n.core.Demote(c) })
+		case sec >= 5 && sec < 8 && st.Conn != protocol.StandAlone:
+			r.try(n, "operator disconnects", func(c *core.Command) { n.core.Disconnect(c, 0, true) })
+		case sec == 20 && n == survivor && since > 10*time.Minute && !n.allUpToDate():
+			// No good data anywhere: somebody has to say which is.
+			r.try(n, "promote by force", func(c *core.Command) { n.core.Promote(c, true) })
+		case sec >= 30 && st.Conn == protocol.StandAlone:
 			r.try(n, "connect", func(c *core.Command) {
 				n.core.Connect(c, 0, core.ConnectOptions{DiscardMyData: n == victim})
 			})

@@ -92,10 +92,11 @@ func many(from, seeds, stride uint64, limit time.Duration, shrink, keepGoing boo
 
 // failed prints all that is known of a failure.
 func failed(s sim.Script, err error, shrink bool) {
-	fmt.Println("FAIL", err)
-	if shrink {
-		s = sim.Shrink(s)
+	fmt.Println("FAIL", sim.Report(s, err))
+	if !shrink {
+		return
 	}
+	s = sim.Shrink(s)
 	r, err := sim.Play(s, true)
 	fmt.Printf("%s\n\n# The script, %d actions; play it with -script FILE -trace\n%s", r.Trace(), len(s.Actions), s)
 	fmt.Println("FAIL", sim.Report(s, err))
