@@ -187,6 +187,9 @@ func (c *Cluster) describe() string {
 			fmt.Fprintf(&b, " node %d down;", n.idx)
 			continue
 		}
+		if len(n.ios)+len(n.cmds) > 0 {
+			fmt.Fprintf(&b, " node %d owes %d requests, %d commands;", n.idx, len(n.ios), len(n.cmds))
+		}
 		for _, v := range n.core.Snapshot().Volumes {
 			fmt.Fprintf(&b, " node %d vol %d: %v oos %d ap %d lo %d pe %d ua %d ids %v;", n.idx, v.Number, v.State, v.OutOfSync,
 				v.AppPending, v.LocalPending, v.Pending, v.Unacked, v.IDs)
