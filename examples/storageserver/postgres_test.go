@@ -5,6 +5,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -89,8 +90,11 @@ type postgres struct {
 }
 
 func (l *lab) asPostgres(name string, args ...string) *exec.Cmd {
-	cmd := exec.Command("runuser", append([]string{"-u", "postgres", "--", name}, args...)...)
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+	l.t.Cleanup(cancel)
+	cmd := exec.CommandContext(ctx, "runuser", append([]string{"-u", "postgres", "--", name}, args...)...)
 	cmd.Dir = "/"
+	cmd.WaitDelay = 5 * time.Second // of what it has started
 	return cmd
 }
 
@@ -187,7 +191,10 @@ func TestPostgres(t *testing.T) {
 
 	g := &ledger{rows: map[int]bool{}}
 	for round := 1; round <= 3; round++ {
-		g.load(p, 300, alpha.kill)
+		g.load(p, 300, func() {
+			alpha.kill()
+			_ = at.fuse.Process.Kill() // the client's machine is gone with it; nbdfuse may wait for ever
+		})
 		_ = l.asPostgres("pg_ctl", "-D", p.data, "-m", "immediate", "stop").Run()
 		killPostgres(sock)
 		at.drop()

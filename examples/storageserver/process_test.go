@@ -136,8 +136,13 @@ func (s *server) start() {
 	go func() { _ = cmd.Wait(); close(ended) }()
 	t.Cleanup(func() {
 		s.kill()
+		text, _ := os.ReadFile(s.log)
+		for _, bad := range []string{"DATA RACE", "panic: ", "goroutine 1 ["} {
+			if strings.Contains(string(text), bad) {
+				t.Errorf("%s: %s\n%s", s.name, bad, text)
+			}
+		}
 		if t.Failed() {
-			text, _ := os.ReadFile(s.log)
 			t.Logf("end of the log of %s:\n%s", s.name, tail(text, 8<<10))
 		}
 	})
