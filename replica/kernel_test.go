@@ -78,6 +78,8 @@ var kernelScenarios = []kernelScenario{
 	{name: "NodeHangs", only: nodeActs, run: kernelNodeHangs, about: "the node's disk does not answer: ko-count of the kernel"},
 	{name: "Fencing", only: kernelActs, run: kernelFencing, about: "a kernel Primary with fencing outdates the node"},
 	{name: "Ahead", only: kernelActs, run: kernelAhead, about: "protocol A with congestion: the kernel pulls ahead and comes back"},
+	{name: "Resize", run: kernelResize, about: "the volume grows and shrinks while it is written to"},
+	{name: "Change", run: kernelChange, only: nodeActs, about: "protocol, digest and resync speed change while connected"},
 	{name: "NodeAhead", run: kernelNodeAhead, only: nodeActs, about: "protocol A with congestion: the node pulls ahead and comes back"},
 	{name: "Random", run: kernelRandom, slow: true, about: "writes, cuts and roles in random order"},
 }
