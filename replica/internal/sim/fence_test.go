@@ -20,6 +20,7 @@ import (
 type handlers struct {
 	codes map[string]int // per name; 0 if missing
 	takes time.Duration
+	only  string // the others take no time; empty for none
 	calls [2]map[string]int
 }
 
@@ -29,6 +30,9 @@ func (h *handlers) call(n *Node, call *core.Call) (func() int, time.Duration) {
 	}
 	h.calls[n.idx][call.Name]++
 	code := h.codes[call.Name]
+	if h.only != "" && call.Name != h.only {
+		return func() int { return code }, 0
+	}
 	return func() int { return code }, h.takes
 }
 
@@ -353,7 +357,7 @@ func TestBeforeResyncRefuses(t *testing.T) {
 	for _, name := range []string{core.HandlerBeforeResyncTarget, core.HandlerBeforeResyncSource} {
 		for _, code := range []int{0, 1, 3} {
 			t.Run(fmt.Sprintf("%s returns %d", name, code), func(t *testing.T) {
-				h := &handlers{codes: map[string]int{name: code}, takes: 3 * time.Second}
+				h := &handlers{codes: map[string]int{name: code}, takes: 3 * time.Second, only: name}
 				opt := testOptions()
 				opt.Core = func(_ int, cfg *core.Config) { cfg.Handlers = true }
 				opt.Call = h.call
@@ -365,7 +369,10 @@ func TestBeforeResyncRefuses(t *testing.T) {
 				before := bytes.Clone(s.b.disks[0].Bytes()[:1<<20])
 				s.SetLink(true)
 				s.until("asked", func() bool { return s.st(s.b).Conn == protocol.WFSyncUUID })
-				w := s.begin(s.a, 1<<19, 9) // while the handlers run
+				if name == core.HandlerBeforeResyncTarget {
+					s.until("feeding", func() bool { return s.st(s.a).Conn == protocol.SyncSource })
+				}
+				w := s.begin(s.a, 1<<19, 9) // while the handler runs
 				s.Run(2 * time.Second)
 				require.Equal(t, before, s.b.disks[0].Bytes()[:1<<20], "nothing is overwritten before the handler has ended")
 				if code == 0 || code == 3 && name == core.HandlerBeforeResyncSource {
