@@ -42,6 +42,10 @@ func Run(ctx context.Context, n *node.Node, c *Command) (string, error) {
 		return "", n.NewCurrentUUID(ctx, minor, c.yes("clear-bitmap"))
 	case "verify":
 		return "", n.Verify(ctx, minor, node.VerifyOptions{Start: c.Options["start"], Stop: c.Options["stop"]})
+	case "resize":
+		return "", n.Resize(ctx, minor, node.ResizeOptions{
+			Size: c.Options["size"], AssumeClean: c.yes("assume-clean"), AssumePeerHasSpace: c.yes("assume-peer-has-space"),
+		})
 	case "disk-options":
 		o, reset := c.options()
 		return "", n.ChangeDiskOptions(ctx, minor, o, reset)

@@ -82,6 +82,7 @@ func Verbs() map[string]Verb {
 		{"suspend-io", "MINOR", 1, 1, nil, 0},
 		{"resume-io", "MINOR", 1, 1, nil, 0},
 		{"verify", "MINOR", 1, 1, values("start", "stop"), 0},
+		{"resize", "MINOR", 1, 1, with(values("size"), flags("assume-peer-has-space", "assume-clean")), 0},
 		{"repair", "MINOR", 1, 1, nil, 0},
 		{"outdate", "MINOR", 1, 1, nil, 0},
 		{"new-current-uuid", "MINOR", 1, 1, flags("clear-bitmap"), 0},
