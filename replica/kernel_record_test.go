@@ -9,7 +9,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -345,16 +344,14 @@ type recordingConn struct {
 	in, out replay.Framer
 	ended   sync.Once
 	mu      sync.Mutex // of out
-	closing bool
 }
 
 func (c *recordingConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	ferr := c.in.Feed(p[:n], 0, func(_ protocol.Header, whole []byte) error {
-		front, data := replay.Split(whole)
+		_, data := replay.Split(whole)
 		c.rec.add(replay.Entry{Kind: replay.Receive, Pair: c.pair, Stream: c.stream,
 			Packet: bytes.Clone(whole[:len(whole)-len(data)]), Data: replay.Describe(data)})
-		_ = front
 		return nil
 	})
 	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, net.ErrClosed) || ferr != nil {
@@ -384,5 +381,3 @@ func (c *recordingConn) CloseWrite() error {
 	}
 	return nil
 }
-
-var _ io.ReadWriteCloser = (*recordingConn)(nil)
