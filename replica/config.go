@@ -115,6 +115,10 @@ type VolumeConfig struct {
 	// Fencing says what is done about a peer that is lost ("fencing").
 	Fencing Fencing
 
+	// ReadBalancing says who serves a read that both nodes can serve
+	// ("read-balancing"). The zero value reads the own disk.
+	ReadBalancing ReadBalancing
+
 	// AssumeClean says that the disks of both nodes are identical already, so
 	// that the first attach of fresh metadata marks nothing out of sync. If that
 	// is not true, the nodes differ and nothing will notice.
@@ -445,6 +449,7 @@ func (v *VolumeConfig) validate() error {
 		inRange("QueueDepth", int64(v.QueueDepth), 0, 1<<16),
 		inRange("Fencing", int64(v.Fencing), 0, int64(ResourceAndStonith)),
 		inRange("OnIOError", int64(v.OnIOError), 0, int64(CallLocalIOError)),
+		inRange("ReadBalancing", int64(v.ReadBalancing), 0, int64(ReadStriping1M)),
 		inRangeOr0("Resync.Rate", r.Rate, 1<<10, 8<<30),
 		inRangeIfSet("Resync.PlanAhead", int64(r.PlanAhead), int64(100*time.Millisecond), int64(30*time.Second)),
 		inRangeOr0("Resync.DelayTarget", int64(r.DelayTarget), int64(100*time.Millisecond), int64(10*time.Second)),

@@ -14,7 +14,7 @@ const text = `
 resource r0 {
   protocol C;
   syncer { rate 125M; }
-  disk { on-io-error detach; read-balancing round-robin; }
+  disk { on-io-error detach; disk-timeout 100; }
   on alpha { device /dev/drbd0; disk /dev/vg1/mirror0; meta-disk internal; address 192.0.2.2:7788; }
   on beta  { device /dev/drbd0; disk /dev/vg1/mirror0; meta-disk internal; address 192.0.2.3:7788; }
 }`
@@ -46,7 +46,7 @@ func ExampleResource_Node() {
 	// Output:
 	// r0 internal 125 MiB/s
 	// /dev/vg1/mirror0 192.0.2.2:7788 -> beta 192.0.2.3:7788
-	// drbd.conf:5:30: disk read-balancing: not supported: this node does as with read-balancing prefer-local
+	// drbd.conf:5:30: disk disk-timeout: not supported: this node does as with disk-timeout 0
 }
 
 // Everything that is wrong in a file is reported, with its place.
@@ -86,7 +86,7 @@ func ExampleConfig_Dump() {
 	//     disk {
 	//         resync-rate      125M;
 	//         on-io-error      detach;
-	//         read-balancing   round-robin;
+	//         disk-timeout     100;
 	//     }
 	// }
 }

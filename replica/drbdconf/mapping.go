@@ -83,6 +83,7 @@ var mappings = map[place]func(m *mapper, o Option, n int64){
 	{"disk", "rs-discard-granularity"}: func(m *mapper, o Option, n int64) { m.thin(o, n) },
 	{"disk", "size"}:                   func(m *mapper, _ Option, n int64) { m.vol.Size = n * metadata.SectorSize },
 	{"disk", "on-io-error"}:            func(m *mapper, o Option, _ int64) { m.onIOError(o) },
+	{"disk", "read-balancing"}:         func(m *mapper, o Option, _ int64) { m.readBalancing(o) },
 	{"disk", "disk-flushes"}:           func(m *mapper, o Option, _ int64) { m.vol.NoDiskFlushes = o.Value == "no" },
 	{"disk", "al-extents"}:             func(m *mapper, _ Option, n int64) { m.vol.ALExtents = int(n) },
 	{"disk", "resync-after"}:           func(m *mapper, o Option, _ int64) { m.resyncAfter(o) },
@@ -202,6 +203,15 @@ func (m *mapper) rrConflict(o Option) {
 	default:
 		m.problem(o.Pos, Only9, o.Written, "this node does as with rr-conflict disconnect")
 	}
+}
+
+// readBalancing maps read-balancing.
+func (m *mapper) readBalancing(o Option) {
+	b, err := replica.ParseReadBalancing(o.Value)
+	if err != nil {
+		m.errs.at(o.Pos, ErrInvalid, "%s: there is no policy %q", o.Name, o.Value)
+	}
+	m.vol.ReadBalancing = b
 }
 
 // onIOError maps on-io-error, and what 0.7 knew in its place.

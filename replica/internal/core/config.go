@@ -44,7 +44,10 @@ type VolumeConfig struct {
 	ALExtents   int    // "al-extents": 0 for 1237
 	DiskFlushes bool   // "disk-flushes"
 	DetachOnIO  OnIOError
-	Fencing     Fencing
+	// "read-balancing"; DiskDepth is how many requests make the own disk congested, 0 for 64.
+	ReadBalancing ReadBalancing
+	DiskDepth     int
+	Fencing       Fencing
 	// The speed of a resync. Zero is a value here, not a default.
 	ResyncRate  uint32 // "resync-rate": KiB/s, at the start, or always if CPlanAhead is 0; then 0 is no limit
 	CPlanAhead  uint32 // "c-plan-ahead": 0.1 s; 0 for a fixed rate
@@ -157,6 +160,9 @@ func (cfg *Config) check() error {
 		}
 	}
 	for i := range cfg.Volumes {
+		if p := cfg.Volumes[i].ReadBalancing; p >= readPolicies {
+			return fmt.Errorf("%w: read-balancing %d", ErrConfig, p)
+		}
 		if n := cfg.Volumes[i].ThinBytes; !validThin(n) {
 			return fmt.Errorf("%w: rs-discard-granularity %d: want a power of two from 4096 to %d, or 0", ErrConfig, n, protocol.MaxBlockBytes)
 		}

@@ -13,16 +13,14 @@ import (
 // blocks are in sync; else by the peer, if its disk is UpToDate (spec: behaviour 5.7).
 
 func (r *request) startRead() {
-	v := r.v
-	pd := v.pds[0]
+	local, remote := r.localCan(), r.remoteCan()
 	switch {
-	case r.local != partFailed && (v.disk == protocol.UpToDate ||
-		v.disk == protocol.Inconsistent && pd.disk == protocol.UpToDate && !pd.outOfSync(r.sector, r.size)):
+	case local && !(remote && r.goesToPeer()):
 		r.readLocal()
-	case r.net != partFailed && pd.disk == protocol.UpToDate && pd.conn >= protocol.Connected && pd.p.phase == phaseUp:
-		r.readRemote(pd)
+	case remote:
+		r.readRemote(r.v.pds[0])
 	default:
-		v.c.maybeComplete(r)
+		r.v.c.maybeComplete(r)
 	}
 }
 

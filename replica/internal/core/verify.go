@@ -124,6 +124,12 @@ func (c *Core) Verify(cmd *Command, vol int, opt VerifyOptions) {
 			return protocol.CodeInTransientState // the peer's, of which only its last word is missing
 		case verifies(pd.conn):
 			return protocol.CodeResyncRunning
+		case pd.conn >= protocol.Connected && v.disk < protocol.Inconsistent:
+			return protocol.CodeNoLocalDisk // where S3 would make nothing of the wish
+		case pd.conn >= protocol.Connected && pd.disk < protocol.Inconsistent:
+			return protocol.CodeNoRemoteDisk
+		case pd.conn == protocol.Connected && (v.disk != protocol.UpToDate || pd.disk != protocol.UpToDate):
+			return protocol.CodeNoUpToDateDisk
 		}
 		return c.allowed(pd, func(s *protocol.State) { *s = req.Apply(*s) })
 	}
@@ -158,11 +164,15 @@ func (c *Core) Verify(cmd *Command, vol int, opt VerifyOptions) {
 			}
 			pd.verify.plan = plan
 			code = c.change(pd, wish, func(s *protocol.State) { *s = req.Apply(*s) })
-			if !code.Success() {
-				pd.verify.plan = nil
-				pd.sendState() // the peer has begun already
-				c.finish(cmd, refused("verify", code, false))
+			if pd.conn == protocol.VerifyS {
+				return
 			}
+			if code.Success() { // sanitized away: a disk has gone
+				code = protocol.CodeNoUpToDateDisk
+			}
+			pd.verify.plan = nil
+			pd.sendState() // the peer has begun already
+			c.finish(cmd, refused("verify", code, false))
 		}})
 	})
 }

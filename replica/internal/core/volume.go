@@ -61,6 +61,7 @@ type volume struct {
 	leaving            bool // the peer has agreed that this disk goes
 	lostCache          bool // the disk went with data that was not flushed
 	ioErrorHook        bool // the handler local-io-error has to end first
+	turn               bool // of read-balancing round-robin
 	closing            bool // the activity log is being emptied for a detach
 	postponed          bool // a new generation is due when I/O resumes
 	asked              bool // the arbiter was asked about the present generation

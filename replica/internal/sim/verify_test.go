@@ -265,6 +265,30 @@ func TestTwoVerifiesAtOneTime(t *testing.T) {
 	}
 }
 
+// TestVerifyNeedsTwoGoodDisks: without one the command is refused, and answered.
+func TestVerifyNeedsTwoGoodDisks(t *testing.T) {
+	for who := range 2 {
+		s := skipped(t, verifyOptions("crc32c"))
+		n := s.Nodes[who]
+		s.b.mustDo(t, "detach", func(cmd *core.Command) { s.b.core.Detach(cmd, 0, false) })
+		s.until("known", func() bool { return s.st(s.a).PeerDisk == protocol.Diskless })
+		want := []protocol.Code{protocol.CodeNoRemoteDisk, protocol.CodeNoLocalDisk}[who]
+		require.ErrorIs(t, s.refuse(n, func(c *core.Command) { n.core.Verify(c, 0, core.VerifyOptions{}) }), want)
+	}
+	// One that goes while the request is under way.
+	for who := range 2 {
+		s := skipped(t, verifyOptions("crc32c"))
+		answered := false
+		s.a.Command(func(c *core.Command) { s.a.core.Verify(c, 0, core.VerifyOptions{}) }, func(error) { answered = true })
+		n := s.Nodes[who]
+		n.mustDo(t, "detach", func(c *core.Command) { n.core.Detach(c, 0, true) })
+		s.until("answered", func() bool {
+			return answered && s.st(s.a).Conn == protocol.Connected && s.st(s.b).Conn == protocol.Connected
+		})
+		s.never(lossStates...)
+	}
+}
+
 // TestVerifyRequestOvertakesNews: what VerifyS has to say about its role while its request
 // is under way is not the end of the verify.
 func TestVerifyRequestOvertakesNews(t *testing.T) {

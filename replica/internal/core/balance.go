@@ -1,0 +1,66 @@
+// Copyright The blockmirror Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import "github.com/go-blockmirror/blockmirror/protocol"
+
+// ReadBalancing says who serves a read that both disks can serve (spec: behaviour 5.7).
+type ReadBalancing uint8
+
+// The values of read-balancing, in the order of spec: behaviour 5.7.
+const (
+	ReadLocal ReadBalancing = iota
+	ReadRemote
+	ReadRoundRobin
+	ReadLeastPending
+	ReadCongestedRemote
+	ReadStriping32K
+	ReadStriping64K
+	ReadStriping128K
+	ReadStriping256K
+	ReadStriping512K
+	ReadStriping1M
+
+	readPolicies
+)
+
+// localCan reports whether the own disk has what the request wants.
+func (r *request) localCan() bool {
+	v, pd := r.v, r.v.pds[0]
+	return r.local != partFailed && (v.disk == protocol.UpToDate ||
+		v.disk == protocol.Inconsistent && pd.disk == protocol.UpToDate && !pd.outOfSync(r.sector, r.size))
+}
+
+// remoteCan reports whether the peer's disk has it.
+func (r *request) remoteCan() bool {
+	pd := r.v.pds[0]
+	return r.net != partFailed && pd.disk == protocol.UpToDate && pd.conn >= protocol.Connected && pd.p.phase == phaseUp
+}
+
+// goesToPeer decides where both could. What this node has written, and the peer may
+// not have on its disk yet, is read here: with protocol A and B such a write has been
+// acknowledged to the application.
+func (r *request) goesToPeer() bool {
+	v, pd := r.v, r.v.pds[0]
+	remote := false
+	switch policy := v.cfg.ReadBalancing; policy {
+	case ReadLocal:
+		return false
+	case ReadRemote:
+		remote = true
+	case ReadRoundRobin:
+		v.turn = !v.turn
+		remote = v.turn
+	case ReadLeastPending:
+		remote = v.localPending > pd.inFlight+pd.pending+pd.rsPending
+	case ReadCongestedRemote:
+		depth := v.cfg.DiskDepth
+		setDefault(&depth, 64)
+		remote = v.localPending >= depth
+	default:
+		shift := 15 + uint(policy-ReadStriping32K) - 9
+		remote = r.sector>>shift&1 == 1
+	}
+	return remote && !v.unstable(r.sector, r.sector+uint64(r.size)/512)
+}
