@@ -39,7 +39,7 @@ func coreVolume(v *VolumeConfig) core.VolumeConfig {
 	out := core.VolumeConfig{
 		Number: v.ID, Minor: or(v.Minor, int(v.ID)), UserSize: uint64(v.Size) / metadata.SectorSize,
 		ALExtents: v.ALExtents, DiskFlushes: !v.NoDiskFlushes, DetachOnIO: core.OnIOError(v.OnIOError),
-		ReadBalancing: core.ReadBalancing(v.ReadBalancing), DiskDepth: or(v.QueueDepth, defaultQueueDepth),
+		ReadBalancing: core.ReadBalancing(v.ReadBalancing), DiskDepth: v.QueueDepth,
 		Fencing:     core.Fencing(v.Fencing),
 		AssumeClean: v.AssumeClean,
 		CMaxRate:    kib(s.MaxRate, defaultResyncMaxRate), CMinRate: kib(s.MinRate, defaultResyncMinRate),

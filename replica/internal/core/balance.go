@@ -3,8 +3,6 @@
 
 package core
 
-import "github.com/go-blockmirror/blockmirror/protocol"
-
 // ReadBalancing says who serves a read that both disks can serve (spec: behaviour 5.7).
 type ReadBalancing uint8
 
@@ -24,19 +22,6 @@ const (
 
 	readPolicies
 )
-
-// localCan reports whether the own disk has what the request wants.
-func (r *request) localCan() bool {
-	v, pd := r.v, r.v.pds[0]
-	return r.local != partFailed && (v.disk == protocol.UpToDate ||
-		v.disk == protocol.Inconsistent && pd.disk == protocol.UpToDate && !pd.outOfSync(r.sector, r.size))
-}
-
-// remoteCan reports whether the peer's disk has it.
-func (r *request) remoteCan() bool {
-	pd := r.v.pds[0]
-	return r.net != partFailed && pd.disk == protocol.UpToDate && pd.conn >= protocol.Connected && pd.p.phase == phaseUp
-}
 
 // goesToPeer decides where both could. What this node has written, and the peer may
 // not have on its disk yet, is read here: with protocol A and B such a write has been

@@ -24,6 +24,19 @@ func (r *request) startRead() {
 	}
 }
 
+// localCan reports whether the own disk has what the request wants.
+func (r *request) localCan() bool {
+	v, pd := r.v, r.v.pds[0]
+	return r.local != partFailed && (v.disk == protocol.UpToDate ||
+		v.disk == protocol.Inconsistent && pd.disk == protocol.UpToDate && !pd.outOfSync(r.sector, r.size))
+}
+
+// remoteCan reports whether the peer's disk has it.
+func (r *request) remoteCan() bool {
+	pd := r.v.pds[0]
+	return r.net != partFailed && pd.disk == protocol.UpToDate && pd.conn >= protocol.Connected && pd.p.phase == phaseUp
+}
+
 func (r *request) readLocal() {
 	v, c := r.v, r.v.c
 	r.local = partPending
