@@ -104,6 +104,10 @@ type VolumeConfig struct {
 	// More extents mean fewer metadata writes and a longer resync after a crash.
 	ALExtents int
 
+	// NoALUpdates does without the activity log ("al-updates no"): no metadata write
+	// before a write to a new place, and after a crash as Primary everything is
+	// copied (spec: behaviour 5.5).
+	NoALUpdates bool
 	// NoDiskFlushes switches off the flushes at epoch ends ("disk-flushes no").
 	// It is safe only if the disk's write cache survives a power failure.
 	NoDiskFlushes bool

@@ -38,7 +38,7 @@ func coreVolume(v *VolumeConfig) core.VolumeConfig {
 	s := &v.Resync
 	out := core.VolumeConfig{
 		Number: v.ID, Minor: or(v.Minor, int(v.ID)), UserSize: uint64(v.Size) / metadata.SectorSize,
-		ALExtents: v.ALExtents, DiskFlushes: !v.NoDiskFlushes, DetachOnIO: core.OnIOError(v.OnIOError),
+		ALExtents: v.ALExtents, NoALUpdates: v.NoALUpdates, DiskFlushes: !v.NoDiskFlushes, DetachOnIO: core.OnIOError(v.OnIOError),
 		ReadBalancing: core.ReadBalancing(v.ReadBalancing), DiskDepth: v.QueueDepth,
 		Fencing:     core.Fencing(v.Fencing),
 		AssumeClean: v.AssumeClean,

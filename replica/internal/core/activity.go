@@ -21,6 +21,7 @@ type alState struct {
 	pages   []int
 	block   [metadata.BlockSize]byte
 	offset  int64 // where the block under way goes
+	susp    bool  // everything is marked on disk, and nobody clears marks: no log is needed
 }
 
 // alHold is a write's hold on its extents.

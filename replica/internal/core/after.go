@@ -72,6 +72,7 @@ func (c *Core) afterChange(t transition) {
 	if n.Disk == protocol.Failed && o.Disk != protocol.Failed {
 		v.leaveDisk()
 	}
+	v.alAfter(o, n)
 	c.stateAdmits()
 }
 

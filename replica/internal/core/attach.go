@@ -232,6 +232,7 @@ func (v *volume) attachFlags() {
 		f |= metadata.CrashedPrimary
 	}
 	v.sb.Flags = f
+	v.alFlag()
 }
 
 // attached: the superblock says so; now the state may.

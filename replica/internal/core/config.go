@@ -42,6 +42,7 @@ type VolumeConfig struct {
 	Minor       int    // shown in Status only
 	UserSize    uint64 // "size": sectors, 0 for as large as possible
 	ALExtents   int    // "al-extents": 0 for 1237
+	NoALUpdates bool   // "al-updates no": no log; after a crash as Primary everything is copied
 	DiskFlushes bool   // "disk-flushes"
 	DetachOnIO  OnIOError
 	// "read-balancing"; DiskDepth is how many requests make the own disk congested, 0 for 64.

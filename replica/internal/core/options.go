@@ -115,7 +115,7 @@ func (c *Core) SetVolume(cmd *Command, vol int, n VolumeConfig) {
 		return
 	}
 	n = next.Volumes[vol]
-	if n.ALExtents == v.cfg.ALExtents || v.al.log == nil {
+	if n.ALExtents == v.cfg.ALExtents && n.NoALUpdates == v.cfg.NoALUpdates || v.al.log == nil {
 		v.setOptions(n)
 		c.finish(cmd, nil)
 		return
@@ -124,7 +124,11 @@ func (c *Core) SetVolume(cmd *Command, vol int, n VolumeConfig) {
 	for _, p := range c.peers {
 		p.closeEpoch()
 	}
+	logged := n.NoALUpdates == v.cfg.NoALUpdates
 	idle := func() bool {
+		if !logged && (v.appPending+v.localPending > 0 || c.peers[0].tx.first != nil) {
+			return false // writes that are not in the log, or soon will not be
+		}
 		return v.al.log == nil || v.al.log.Referenced()+v.al.log.Pending()+len(v.al.waiting) == 0 && !v.al.writing
 	}
 	c.when(func() bool { return idle() || cmd.finished }, func() {
@@ -166,6 +170,7 @@ func (v *volume) resizeAL(cmd *Command) {
 				done(err)
 				return
 			}
+			v.alFlag()
 			v.syncSuper(done)
 		})
 	})

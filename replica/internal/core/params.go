@@ -191,7 +191,8 @@ func (v *volume) resize(size uint64, assumeClean bool) {
 				open(err)
 				return
 			}
-			v.sb.Flags &^= metadata.FullSync | metadata.ALDisabled
+			v.sb.Flags &^= metadata.FullSync
+			v.alFlag()
 			v.syncSuper(open)
 		})
 	})

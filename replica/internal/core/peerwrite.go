@@ -161,7 +161,7 @@ func runPeerWrite(_ *Core, i *interval) {
 	if q.onlyCopy && v.al.log != nil {
 		q.pd.setOutOfSync(q.sector, q.size)
 		q.al.peer, q.al.ready = q, alReadyPeer
-		if !v.alBegin(&q.al, q.sector, q.size) {
+		if v.logs() && !v.alBegin(&q.al, q.sector, q.size) {
 			return
 		}
 	}

@@ -87,7 +87,7 @@ func (v *volume) snapshot() VolumeSnapshot {
 	pd := v.pds[0]
 	s := VolumeSnapshot{
 		Number: v.cfg.Number, Minor: v.cfg.Minor, State: pd.state(), Size: v.size, IDs: v.ids, Flags: v.sb.Flags,
-		OutOfSync: pd.oosBlocks(), Conflicts: pd.conflicts, WO: 'd',
+		OutOfSync: pd.oosBlocks(), Conflicts: pd.conflicts, ALSusp: v.al.susp && v.allMarked(), WO: 'd',
 		Sent: pd.sent / 2, Received: pd.received / 2, Written: v.written / 2, Read: v.read / 2,
 		ALWrites: v.alWrites, BMWrites: v.bmWrites,
 		LocalPending: v.localPending, Pending: pd.inFlight + pd.pending + pd.rsPending, Unacked: pd.unacked, AppPending: v.appPending,

@@ -195,6 +195,7 @@ func (v *volume) skipInitialSync(pd *peerDevice, fn func(error)) {
 // until the bitmap is on disk: a crash in between means a full sync, which is right.
 func (v *volume) setAllOutOfSync(pd *peerDevice) {
 	pd.bm.SetAll()
+	v.al.susp = false
 	v.sb.Flags |= metadata.FullSync
 	v.md.dirty = true
 	v.syncSuper(func(err error) {
@@ -205,6 +206,9 @@ func (v *volume) setAllOutOfSync(pd *peerDevice) {
 			if err == nil {
 				v.sb.Flags &^= metadata.FullSync
 				v.md.dirty = true
+				if v.role == protocol.Primary {
+					v.suspendAL()
+				}
 			}
 		})
 	})

@@ -16,7 +16,7 @@ func (r *request) startWrite() {
 		r.al.log = nil // of a write that goes out once more, and the disk has been changed
 	}
 	r.al.req, r.al.ready = r, alReadyWrite
-	if v.hasDisk() && v.al.log != nil && !v.alBegin(&r.al, r.sector, r.size) {
+	if v.logs() && !v.alBegin(&r.al, r.sector, r.size) {
 		return
 	}
 	r.issue()

@@ -73,6 +73,9 @@ func dualOptions(seed uint64) Options {
 	if seed%5 == 4 {
 		o.Volume.ResyncRate = 2048 // a resync takes its time
 	}
+	if seed%7 == 6 {
+		o.Volume.NoALUpdates = true
+	}
 	if seed%9 == 8 {
 		o.Net.MaxVersion = 97 // no P_RETRY_WRITE
 	}

@@ -43,7 +43,7 @@ func (m *image) mine(c int64) []byte {
 func (m *image) grow(n int64) {
 	m.size += n
 	for int64(len(m.chunks))*chunkBytes < m.size {
-		m.chunks = append(m.chunks, nil)
+		m.chunks, m.own = append(m.chunks, nil), append(m.own, false)
 	}
 }
 
