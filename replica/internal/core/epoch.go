@@ -147,7 +147,7 @@ func (p *peer) abandonRequests() {
 			next := r.next
 			r.pd.setOutOfSync(r.sector, r.size)
 			r.landed()
-			if r.net == partPending || r.stable && r.io != nil || !r.wantAck && r.local == partPending {
+			if r.net == partPending || (r.stable || !r.wantAck) && r.io != nil {
 				// With protocol A and B all that is known is that it was sent, or
 				// received: now the own disk has to take it.
 				r.net = partFailed

@@ -141,7 +141,6 @@ func (r *Run) down(n *Node, power, takeOver bool) {
 		if !primary {
 			power = power && safe
 		}
-		r.orderHolds(n, primary, power)
 		if r.rescue == other || r.rescue == n {
 			r.lose() // the node that was to take over has gone, too
 		}
@@ -209,18 +208,18 @@ func (r *Run) readsOf(vol int) *readHistory {
 	return nil
 }
 
-// orderHolds is the oracle for the order of writes on a Secondary: what its power
-// failure leaves keeps it.
-func (r *Run) orderHolds(n *Node, primary, power bool) {
+// orderHolds is the oracle for the order of writes on a Secondary: what a power
+// failure now would leave keeps it.
+func (r *Run) orderHolds(n *Node, rng *rand.Rand) {
 	st, _ := n.State(0)
-	if primary || r.cfg.Volumes > 1 || st.Disk != protocol.UpToDate || st.PeerDisk != protocol.UpToDate || st.Conn != protocol.Connected ||
+	if r.cfg.Volumes > 1 || st.Disk != protocol.UpToDate || st.PeerDisk != protocol.UpToDate || st.Conn != protocol.Connected ||
 		r.writer == nil || r.writer.core == nil {
 		return
 	}
 	if ws, _ := r.writer.State(0); ws.Disk != protocol.UpToDate || ws.PeerDisk != protocol.UpToDate || ws.Conn != protocol.Connected {
 		return
 	}
-	if err := r.books[0].inOrder(n.disks[0].whatIf(r.rng)); err != nil {
+	if err := r.books[0].inOrder(n.disks[0].whatIf(rng)); err != nil {
 		r.failf("node %d: after a power failure: %v", n.idx, err)
 	}
 }

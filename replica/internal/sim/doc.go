@@ -15,10 +15,7 @@
 //	Disk (volatile cache,          Disk
 //	torn and lost writes)
 //
-// The fault model: a write is durable once a flush that began after its completion
-// has ended, or if it carried FUA. A crash keeps, drops or tears (at 512 bytes) any
-// subset of the other writes. A link may be cut at any byte; what was under way in
-// each direction arrives up to some point. A crashed node comes back with what its
-// disk then holds. Not modelled here: reads that fail, corruption of data at
-// rest, clocks that run at different speeds.
+// A Script says what happens when; Plan makes one of a seed, Play plays it with all
+// oracles, Shrink makes one that fails short. The fault model, what it leaves out, and
+// the oracles are in docs/simulation.md.
 package sim

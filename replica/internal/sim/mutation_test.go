@@ -23,6 +23,7 @@ type mutant struct {
 	name, file, old, new string
 }
 
+// docs/simulation.md has the seeds that each needed, and those that escape so far.
 var mutants = []mutant{
 	{"a write does not wait for the activity log", "activity.go",
 		"return got == activitylog.HoldHot", "return got.Held()"},
@@ -82,7 +83,7 @@ var failedSeed = regexp.MustCompile(`FAIL seed (\d+)`)
 func TestMutants(t *testing.T) {
 	seeds, play := *mutationsFlag, mutants
 	if seeds == 0 {
-		seeds, play = 40, mutants[15:17]
+		seeds, play = 40, []mutant{mutants[3], mutants[10]}
 		if testing.Short() || raceEnabled {
 			play = nil
 		}
@@ -98,6 +99,8 @@ func TestMutants(t *testing.T) {
 			if seed == 0 {
 				t.Fatalf("%d seeds did not find it\n%s", seeds, out)
 			}
+			_, err := Play(Plan(uint64(seed)), false)
+			require.NoError(t, err, "the core without the bug must pass the seed that finds it")
 			t.Logf("found by seed %d: %s", seed, firstLine(out))
 		})
 	}

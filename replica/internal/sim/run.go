@@ -157,8 +157,12 @@ func (r *Run) act(a Action) {
 
 // look runs the oracles that look at everything.
 func (r *Run) look(arg uint64) {
+	rng := rand.New(rand.NewPCG(arg, 0x6c6f6f6b))
 	if r.failure == nil {
-		r.covered(rand.New(rand.NewPCG(arg, 0x6c6f6f6b)))
+		r.covered(rng)
+	}
+	if r.failure == nil && r.writer != nil && !r.cfg.Reckless && rng.IntN(3) == 0 {
+		r.orderHolds(r.other(r.writer), rng)
 	}
 	if r.failure == nil && r.inSync() {
 		r.equal()
