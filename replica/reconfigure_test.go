@@ -9,15 +9,8 @@ import (
 
 	"github.com/go-blockmirror/blockmirror/metadata"
 	"github.com/go-blockmirror/blockmirror/protocol"
-	"github.com/go-blockmirror/blockmirror/replica/internal/core"
 	"github.com/stretchr/testify/require"
 )
-
-// waitCore waits until the core of a node is as cond wants.
-func (n *node) waitCore(cond func(*core.Core) bool) {
-	n.t.Helper()
-	require.NoError(n.t, n.res.wait(testContext(n.t), func(*core.Snapshot) (bool, error) { return cond(n.res.core), nil }))
-}
 
 // exchange writes on alpha, and waits until beta has it: what was sent to it before
 // has then been read there.

@@ -84,8 +84,6 @@ func (d *slowDisk) WriteAtFUA(p []byte, off int64) (int, error) {
 	return d.Faulty.WriteAtFUA(p, off)
 }
 
-var errAgain = errors.New("not yet")
-
 func newStage(ctx context.Context) *stage {
 	s := &stage{ctx: ctx, net: transporttest.NewNetwork(1), nodes: map[string]*actor{}, allow: map[string]bool{}, vars: map[string]string{}, begun: map[string]chan error{}, owners: &sync.Map{}}
 	for _, name := range []string{"P", "S"} {
@@ -197,8 +195,6 @@ func (n *actor) down() error {
 }
 
 func (n *actor) vol() *replica.Volume { return n.res.Volume(0) }
-
-func (n *actor) state() protocol.State { return n.res.Status().Volumes[0].State }
 
 // close ends everything.
 func (s *stage) close() error {
