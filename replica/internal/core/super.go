@@ -175,6 +175,7 @@ func (v *volume) expose(current metadata.UUID) {
 func (v *volume) beginGeneration(b metadata.Birth) {
 	v.setIDs(v.ids.Begin(b, metadata.UUID(v.c.cfg.Rand()), v.role == protocol.Primary))
 	v.pds[0].feed = metadata.Feed{}
+	v.asked = false // the arbiter was, about the last one
 	v.logf(LogInfo, "new current UUID: %s", v.ids)
 	v.gateSuper()
 }

@@ -202,7 +202,7 @@ func (pd *peerDevice) meetsAgain(own, ps protocol.State) bool {
 	default:
 		return false
 	}
-	v.postponed, v.asked = false, false
+	v.postponed = false
 	v.beginGeneration(birth)
 	v.c.quorum.notBefore = v.c.now + 10*v.c.cfg.Net.PingTimeout
 	pd.p.meetAgain("a new generation while I/O is suspended")
