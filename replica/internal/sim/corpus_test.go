@@ -41,7 +41,7 @@ func TestShrink(t *testing.T) {
 	short := Shrink(s)
 	require.Len(t, short.Actions, 1)
 	_, after := Play(short, false)
-	require.Equal(t, failureKind(before), failureKind(after))
+	require.Equal(t, FailureKind(before), FailureKind(after))
 }
 
 // TestReplay: a seed decides everything.

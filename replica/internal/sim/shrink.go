@@ -16,12 +16,12 @@ func Shrink(s Script) Script {
 	if err == nil {
 		return s
 	}
-	kind := failureKind(err)
+	kind := FailureKind(err)
 	same := func(actions []Action) bool {
 		t := s
 		t.Actions = actions
 		_, err := Play(t, false)
-		return err != nil && failureKind(err) == kind
+		return err != nil && FailureKind(err) == kind
 	}
 	const maxPlays = 600
 	plays := 0
@@ -44,9 +44,9 @@ func Shrink(s Script) Script {
 	return s
 }
 
-// failureKind is a failure without its numbers, so that a script that fails for
+// FailureKind is a failure without its numbers, so that a script that fails for
 // another reason is not taken for a shorter form.
-func failureKind(err error) string {
+func FailureKind(err error) string {
 	text := err.Error()
 	if _, rest, ok := strings.Cut(text, ": "); ok { // the seed and the time
 		text = rest

@@ -12,9 +12,12 @@
 package main
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/go-blockmirror/blockmirror/replica/internal/sim"
@@ -29,7 +32,8 @@ func main() {
 	file := flag.String("script", "", "play this script")
 	trace := flag.Bool("trace", false, "print what happens, with -seed or -script")
 	shrink := flag.Bool("shrink", true, "look for a shorter script that fails")
-	keepGoing := flag.Bool("keep-going", false, "go on after a failure")
+	keepGoing := flag.Bool("keep-going", false, "go on after a failure; the summary has the failures by kind")
+	only := flag.String("only", "", "play only the seeds with these administrators: careful or reckless")
 	flag.Parse()
 	switch {
 	case *file != "":
@@ -48,7 +52,9 @@ func main() {
 	if *minutes == 0 && *seeds == 0 {
 		*minutes = 1
 	}
-	os.Exit(many(*from, *seeds, *stride, time.Duration(*minutes*float64(time.Minute)), *shrink, *keepGoing))
+	p := plan{from: *from, seeds: *seeds, stride: *stride, limit: time.Duration(*minutes * float64(time.Minute)),
+		careful: *only != "reckless", reckless: *only != "careful", shrink: *shrink, keepGoing: *keepGoing}
+	os.Exit(p.run())
 }
 
 // single plays one script.
@@ -65,19 +71,32 @@ func single(s sim.Script, trace bool) int {
 	return 0
 }
 
-// many plays seeds until the time, or their number, is used up.
-func many(from, seeds, stride uint64, limit time.Duration, shrink, keepGoing bool) int {
+// plan says which seeds are played, and what follows from a failure.
+type plan struct {
+	from, seeds, stride uint64
+	limit               time.Duration
+	careful, reckless   bool
+	shrink, keepGoing   bool
+}
+
+// run plays seeds until the time, or their number, is used up.
+func (p *plan) run() int {
 	var all sim.Figures
-	began, told, status := time.Now(), time.Now(), 0
-	seed := from
-	for ; (seeds == 0 || seed < from+seeds*stride) && (limit == 0 || time.Since(began) < limit); seed += stride {
+	failures := map[string][]uint64{}
+	began, told := time.Now(), time.Now()
+	seed := p.from
+	for ; (p.seeds == 0 || seed < p.from+p.seeds*p.stride) && (p.limit == 0 || time.Since(began) < p.limit); seed += p.stride {
 		s := sim.Plan(seed)
+		if s.Options.Reckless && !p.reckless || !s.Options.Reckless && !p.careful {
+			continue
+		}
 		r, err := sim.Play(s, false)
 		all.Add(r.Figures)
 		if err != nil {
-			status = 1
-			failed(s, err, shrink)
-			if !keepGoing {
+			kind := sim.FailureKind(err)
+			failures[kind] = append(failures[kind], seed)
+			failed(s, err, p.shrink)
+			if !p.keepGoing {
 				break
 			}
 		}
@@ -86,8 +105,21 @@ func many(from, seeds, stride uint64, limit time.Duration, shrink, keepGoing boo
 			fmt.Printf("... seed %d, %s\n", seed, all.Rate(time.Since(began)))
 		}
 	}
-	fmt.Printf("seeds %d to %d: %s\n%s", from, seed, all.Rate(time.Since(began)), all)
-	return status
+	fmt.Printf("seeds %d to %d: %s\n%s", p.from, seed, all.Rate(time.Since(began)), all)
+	return summary(failures)
+}
+
+// summary lists failures by kind, the most frequent first, and returns the exit status.
+func summary(failures map[string][]uint64) int {
+	kinds := slices.SortedFunc(maps.Keys(failures), func(a, b string) int {
+		return cmp.Or(cmp.Compare(len(failures[b]), len(failures[a])), cmp.Compare(a, b))
+	})
+	for _, kind := range kinds {
+		const most = 10
+		seeds := failures[kind]
+		fmt.Printf("FAILED %d times: %s: seeds %v\n", len(seeds), kind, seeds[:min(len(seeds), most)])
+	}
+	return min(len(kinds), 1)
 }
 
 // failed prints all that is known of a failure.
