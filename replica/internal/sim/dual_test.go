@@ -5,59 +5,37 @@ package sim
 
 import (
 	"fmt"
-	"math"
 	"testing"
 
 	"github.com/anishathalye/porcupine"
 	"github.com/stretchr/testify/require"
 )
 
-// register is one sector for porcupine: its state is the number of the write that
-// made its content.
-var register = porcupine.Model{
-	Init: func() any { return uint64(0) },
-	Step: func(state, input, output any) (bool, any) {
-		a := input.(Access)
-		if a.Write {
-			return true, a.Content
-		}
-		return a.Content == state.(uint64), state
-	},
-	DescribeOperation: func(input, _ any) string {
-		a := input.(Access)
-		if a.Write {
-			return fmt.Sprintf("%d writes %d", a.Node, a.Content)
-		}
-		return fmt.Sprintf("%d reads %d", a.Node, a.Content)
-	},
-}
-
 // linearizable checks every sector's accesses: there must be one order of them all,
 // on both nodes, that explains what was read.
 func linearizable(history []Access) error {
-	type seen struct{ sector, content uint64 }
-	read := map[seen]bool{}
+	sectors := map[uint64]*regHistory{}
 	for _, a := range history {
-		if !a.Write && a.Ends != 0 {
-			read[seen{a.Sector, a.Content}] = true
+		h := sectors[a.Sector]
+		if h == nil {
+			h = &regHistory{}
+			sectors[a.Sector] = h
 		}
-	}
-	sectors := map[uint64][]porcupine.Operation{}
-	for _, a := range history {
-		end := a.Ends
-		if end == 0 {
-			if !a.Write || !read[seen{a.Sector, a.Content}] {
-				continue // nobody was told of it, and nobody saw it
-			}
-			end = math.MaxInt64
+		o := regOp{write: a.Write, value: a.Content, call: a.Begins, ret: a.Ends}
+		if a.Ends == 0 {
+			o.ret = never
 		}
-		sectors[a.Sector] = append(sectors[a.Sector], porcupine.Operation{ClientId: a.Node, Input: a, Call: a.Begins, Return: end})
+		h.ops = append(h.ops, o)
 	}
-	for s, ops := range sectors {
-		if !porcupine.CheckOperations(register, ops) {
-			err := fmt.Errorf("sector %d: no order of its %d accesses explains what was read", s, len(ops))
-			for _, o := range ops {
-				err = fmt.Errorf("%w\n%5d to %5d: %s", err, o.Call, min(o.Return, 1<<40), register.DescribeOperation(o.Input, nil))
+	for s, h := range sectors {
+		good, known := h.explained()
+		if !known {
+			good = porcupine.CheckOperations(h.model(), h.operations())
+		}
+		if !good {
+			err := fmt.Errorf("sector %d: no order of its %d accesses explains what was read", s, len(h.ops))
+			for _, o := range h.ops {
+				err = fmt.Errorf("%w\n%5d to %5d: write %v, %d", err, o.call, min(o.ret, 1<<40), o.write, o.value)
 			}
 			return err
 		}
