@@ -7,19 +7,24 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/go-blockmirror/blockmirror/examples/internal/node"
+	"github.com/go-blockmirror/blockmirror/replica"
 	"github.com/go-blockmirror/blockmirror/replica/drbdconf"
 )
 
 // Load reads a file and what it includes. host is this node's name. The warnings are for
-// people, a line each.
+// people, a line each: FILE:LINE:COLUMN, what is not done as it is written, and what
+// happens instead. An error without a list is about the file; one with a list, of what
+// can be, is about the resources that are missing from it.
 func Load(path, host string) (list []node.ResourceConfig, warnings []string, err error) {
 	c, err := drbdconf.Load(path)
 	if err != nil {
 		return nil, nil, err
 	}
 	l := &loader{config: c, host: host}
+	list = []node.ResourceConfig{}
 	var errs []error
 	for _, r := range c.Resources {
 		rc, err := l.resource(r)
@@ -27,7 +32,7 @@ func Load(path, host string) (list []node.ResourceConfig, warnings []string, err
 		case errors.Is(err, drbdconf.ErrNotFound):
 			l.warn(r.Pos, "resource %s is not on %s and is left out", r.Name, host)
 		case err != nil:
-			errs = append(errs, fmt.Errorf("%v: resource %s: %w", r.Pos, r.Name, err))
+			errs = append(errs, fmt.Errorf("resource %s: %w", r.Name, err))
 		default:
 			list = append(list, rc)
 		}
@@ -48,62 +53,118 @@ func (l *loader) warn(pos drbdconf.Pos, format string, args ...any) {
 	}
 }
 
-// options joins lists of options, of which the later ones count. Options that this node
-// does not know are left out with a warning.
-func (l *loader) options(known []string, lists ...[]drbdconf.Option) node.Options {
-	out := node.Options{}
-	for _, list := range lists {
+// seen is a resource as this node sees it.
+type seen struct {
+	*loader
+	r *drbdconf.Resource
+	n *drbdconf.Node
+}
+
+func (l *loader) resource(r *drbdconf.Resource) (out node.ResourceConfig, err error) {
+	n, err := r.Node(l.host)
+	if err != nil {
+		return out, err
+	}
+	for _, p := range n.Problems {
+		l.warn(p.Pos, "%s: %v: %s", p.Option, p.Kind, p.Message)
+	}
+	s := seen{l, r, n}
+	common := &l.config.Common
+	out = node.ResourceConfig{Name: r.Name, Options: s.options(node.ResourceOptions.Names(), nil, common.Options, r.Options)}
+	for _, list := range [][]drbdconf.Option{common.Startup, r.Startup} {
 		for _, o := range list {
-			if !slices.Contains(known, o.Name) {
-				l.warn(o.Pos, "%s has no effect here", o.Written)
-				continue
-			}
+			l.warn(o.Pos, "%s has no effect here: the daemon does not wait, and promotes nobody", o.Written)
+		}
+	}
+	if out.Handlers, err = s.handlers(); err != nil {
+		return out, err
+	}
+	own, err := r.Host(l.host)
+	if err != nil {
+		return out, err
+	}
+	for i, v := range r.HostVolumes(own) {
+		vc, err := s.volume(v, &n.Config.Volumes[i])
+		if err != nil {
+			return out, err
+		}
+		out.Volumes = append(out.Volumes, vc)
+	}
+	if n.Peer != "" {
+		out.Net = s.net()
+	}
+	return out, nil
+}
+
+// options joins lists of options, of which the later ones count, without those that
+// are a problem: the warning says what happens in their place. Of those that mapped has,
+// its value is taken.
+func (s seen) options(known []string, mapped map[string]string, lists ...[]drbdconf.Option) node.Options {
+	out := node.Options{}
+	for _, o := range slices.Concat(lists...) {
+		value, rewritten := mapped[o.Name]
+		switch {
+		case rewritten:
+			out[o.Name] = value
+		case slices.ContainsFunc(s.n.Problems, func(p drbdconf.Problem) bool { return p.Pos == o.Pos }):
+			delete(out, o.Name)
+		case !slices.Contains(known, o.Name):
+			s.warn(o.Pos, "%s has no effect here", o.Written)
+		default:
 			out[o.Name] = o.Value
 		}
 	}
 	return out
 }
 
-func (l *loader) resource(r *drbdconf.Resource) (out node.ResourceConfig, err error) {
-	own, err := r.Host(l.host)
-	if err != nil {
-		return out, err
+// decisive are the handlers whose exit code decides over data.
+var decisive = []string{"fence-peer", "before-resync-target", "before-resync-source"}
+
+// handlers returns the programs that are run as handlers. A line that only a shell
+// understands is an error if data depends on it, and else a warning.
+func (s seen) handlers() (map[string]string, error) {
+	out := map[string]string{}
+	if s.n.Handlers == nil {
+		return out, nil
 	}
-	if own.Stacked {
-		return out, errors.New("stacked resources are not supported")
-	}
-	common := &l.config.Common
-	out = node.ResourceConfig{
-		Name: r.Name, Handlers: map[string]string{},
-		Options: l.options(node.ResourceOptions.Names(), common.Options, r.Options),
-	}
-	for _, list := range [][]drbdconf.Option{common.Handlers, r.Handlers} {
-		for _, o := range list {
-			if !slices.Contains(node.HandlerNames(), o.Name) {
-				l.warn(o.Pos, "handler %s is never called here", o.Name)
-				continue
-			}
-			out.Handlers[o.Name] = o.Value
+	common := &s.config.Common
+	for _, o := range slices.Concat(common.Legacy, common.Handlers, s.r.Legacy, s.r.Handlers) {
+		name := o.Name
+		if name == "incon-degr-cmd" {
+			name = "pri-on-incon-degr"
+		}
+		if s.n.Handlers.Commands[name] == nil {
+			continue
+		}
+		err := node.CheckHandler(name, o.Value)
+		switch {
+		case err == nil:
+			out[name] = o.Value
+		case slices.Contains(decisive, name):
+			return nil, fmt.Errorf("%v: %w", o.Pos, err)
+		default:
+			delete(out, name)
+			s.warn(o.Pos, "%v: it is not called", err)
 		}
 	}
-	for _, list := range [][]drbdconf.Option{common.Startup, r.Startup, common.Proxy, r.Proxy, common.Legacy, r.Legacy} {
-		for _, o := range list {
-			l.warn(o.Pos, "%s has no effect here", o.Written)
-		}
-	}
-	for _, v := range r.HostVolumes(own) {
-		vc, err := l.volume(v, append(slices.Clone(common.Disk), r.Disk...))
-		if err != nil {
-			return out, fmt.Errorf("volume %d: %w", v.Number, err)
-		}
-		out.Volumes = append(out.Volumes, vc)
-	}
-	out.Net, err = l.net(r, own)
-	return out, err
+	return out, nil
 }
 
-func (l *loader) volume(v *drbdconf.Volume, disk []drbdconf.Option) (node.VolumeConfig, error) {
-	out := node.VolumeConfig{Volume: v.Number, Minor: v.Minor, Options: l.options(node.DiskOptions.Names(), disk, v.Options)}
+func (s seen) volume(v *drbdconf.Volume, c *replica.VolumeConfig) (node.VolumeConfig, error) {
+	mapped := map[string]string{}
+	if c.ResyncAfter != nil {
+		mapped["resync-after"] = fmt.Sprint(s.minor(v.Pos, c.ResyncAfter))
+	}
+	disk := slices.Concat(s.config.Common.Disk, s.r.Disk, v.Options)
+	for _, o := range disk {
+		if o.Name == "on-io-error" {
+			mapped[o.Name] = c.OnIOError.String()
+		}
+	}
+	out := node.VolumeConfig{Volume: v.Number, Minor: v.Minor, Options: s.options(node.DiskOptions.Names(), mapped, disk)}
+	if c.Fencing != replica.DontCare { // it may stand in the net section, as with DRBD 9
+		out.Options["fencing"] = c.Fencing.String()
+	}
 	if out.Minor < 0 {
 		return out, fmt.Errorf("%v: the device %q has no minor number: write \"device minor N\"", v.Pos, v.Device)
 	}
@@ -123,52 +184,41 @@ func (l *loader) volume(v *drbdconf.Volume, disk []drbdconf.Option) (node.Volume
 	return out, nil
 }
 
-// net finds the peer and the two addresses.
-func (l *loader) net(r *drbdconf.Resource, own *drbdconf.Host) (*node.Net, error) {
-	var peer *drbdconf.Host
-	for _, h := range r.Hosts {
-		switch {
-		case h == own || h.Stacked:
-		case peer != nil:
-			return nil, fmt.Errorf("%d hosts: one peer is supported", len(r.Hosts))
-		default:
-			peer = h
+// minor returns the minor of a volume that resync-after names, -1 if it is not on this
+// node.
+func (s seen) minor(pos drbdconf.Pos, ref *replica.VolumeRef) int {
+	if r, err := s.config.Resource(ref.Resource); err == nil {
+		if own, err := r.Host(s.host); err == nil {
+			for _, v := range r.HostVolumes(own) {
+				if v.Number == int(ref.Volume) && v.Minor >= 0 {
+					return v.Minor
+				}
+			}
 		}
 	}
-	if peer == nil {
-		return nil, nil
-	}
-	local, remote := own.Address, peer.Address
-	lists := [][]drbdconf.Option{l.config.Common.Net, r.Net}
-	if len(r.Connections) > 1 {
-		return nil, fmt.Errorf("%d connections: one is supported", len(r.Connections))
-	}
-	for _, c := range r.Connections {
+	s.warn(pos, "resync-after: %s/%d is not on %s: nobody is waited for", ref.Resource, ref.Volume, s.host)
+	return -1
+}
+
+// net returns the connection to the peer.
+func (s seen) net() *node.Net {
+	lists := [][]drbdconf.Option{s.config.Common.Net, s.r.Net}
+	for _, c := range s.r.Connections {
 		lists = append(lists, c.Net)
-		if len(c.Paths) > 1 {
-			return nil, fmt.Errorf("%d paths: one is supported", len(c.Paths))
-		}
-		for _, h := range slices.Concat(append(c.Paths, c.Hosts)...) {
-			to := &remote
-			if slices.Contains(own.Names, h.Name) {
-				to = &local
-			}
-			if h.Address.Host != "" {
-				*to = h.Address
-			}
-			if h.Port != 0 {
-				to.Port = h.Port
-			}
+	}
+	p := s.n.Config.Peers[0]
+	list := slices.DeleteFunc(slices.Concat(lists...), func(o drbdconf.Option) bool { return o.Name == "fencing" })
+	mapped := map[string]string{}
+	for _, o := range list {
+		// "discard-node-alpha" is another policy on alpha than on its peer.
+		if strings.HasPrefix(o.Value, "discard-node-") {
+			mapped[o.Name] = map[string]string{
+				"after-sb-0pri": p.AfterSB0Pri.String(), "after-sb-1pri": p.AfterSB1Pri.String(), "after-sb-2pri": p.AfterSB2Pri.String(),
+			}[o.Name]
 		}
 	}
-	if local.Host == "" || remote.Host == "" {
-		return nil, errors.New("a host has no address")
+	return &node.Net{
+		Local: s.n.TCP.Local, Remote: s.n.TCP.Remote, PeerName: s.n.Peer,
+		Options: s.options(node.NetOptions.Names(), mapped, list),
 	}
-	for _, a := range []drbdconf.Address{local, remote} {
-		if a.Family != "ipv4" && a.Family != "ipv6" {
-			return nil, fmt.Errorf("address family %s is not supported", a.Family)
-		}
-	}
-	names := slices.Clone(node.NetOptions.Names())
-	return &node.Net{Local: local.String(), Remote: remote.String(), PeerName: peer.Name(), Options: l.options(names, lists...)}, nil
 }

@@ -147,10 +147,13 @@ func (d *running) bringUp(load func() ([]node.ResourceConfig, error)) error {
 		return nil
 	}
 	list, err := load()
-	if err != nil {
+	if list == nil {
 		return err
 	}
-	errs := make([]error, len(list))
+	if err != nil {
+		d.log.Error("resources of the configuration are left out", "err", err)
+	}
+	errs := make([]error, len(list), len(list)+1)
 	var some sync.WaitGroup
 	slots := make(chan struct{}, 8)
 	for i, c := range list {
@@ -163,7 +166,7 @@ func (d *running) bringUp(load func() ([]node.ResourceConfig, error)) error {
 		})
 	}
 	some.Wait()
-	d.inService(errors.Join(errs...))
+	d.inService(errors.Join(append(errs, err)...))
 	return nil
 }
 

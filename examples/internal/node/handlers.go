@@ -28,14 +28,10 @@ func HandlerNames() []string { return slices.Clone(handlerNames) }
 func (r *Resource) SetHandlers(commands map[string]string) error {
 	parsed := map[string][]string{}
 	for name, line := range commands {
-		if !slices.Contains(handlerNames, name) {
-			return usage("%s is no handler, want one of %s", name, strings.Join(handlerNames, ", "))
+		if err := CheckHandler(name, line); err != nil {
+			return err
 		}
-		argv, err := splitCommand(line)
-		if err != nil {
-			return usage("handler %s: %v", name, err)
-		}
-		parsed[name] = argv
+		parsed[name], _ = splitCommand(line)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -43,11 +39,22 @@ func (r *Resource) SetHandlers(commands map[string]string) error {
 	return nil
 }
 
+// CheckHandler says what is wrong with a program and its arguments as a handler.
+func CheckHandler(name, line string) error {
+	if !slices.Contains(handlerNames, name) {
+		return usage("%s is no handler, want one of %s", name, strings.Join(handlerNames, ", "))
+	}
+	if _, err := splitCommand(line); err != nil {
+		return usage("handler %s: %v", name, err)
+	}
+	return nil
+}
+
 // splitCommand splits a command line at blanks. What a shell would do with it and this
 // does not is an error.
 func splitCommand(line string) ([]string, error) {
 	if i := strings.IndexAny(line, "|&;<>`$(){}*?\\\n"); i >= 0 {
-		return nil, fmt.Errorf("%q means something to a shell, and no shell runs handlers: put it into a script", line[i])
+		return nil, fmt.Errorf("%q means something to a shell, and no shell runs handlers: put the line into a script and name that", line[i])
 	}
 	var argv []string
 	for rest := strings.TrimSpace(line); rest != ""; rest = strings.TrimLeft(rest, " \t") {

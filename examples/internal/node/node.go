@@ -25,7 +25,8 @@ type Config struct {
 	AutoPromote bool
 	// ConfFile is what handlers find in DRBD_CONF, or empty.
 	ConfFile string
-	// Load reads the configuration file anew, for UpByName; nil without a file.
+	// Load reads the configuration file anew, for UpByName; nil without a file. With an
+	// error it may return the resources that are good.
 	Load    func() ([]ResourceConfig, error)
 	Network NetworkConfig
 	Logger  *slog.Logger

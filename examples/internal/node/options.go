@@ -4,6 +4,7 @@
 package node
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -33,8 +34,8 @@ type option struct {
 	kind     optionKind
 	def      string
 	min, max int64
-	// unit is what a plain number stands for, in the base unit of suffixes: 1024
-	// for KiB/s, 512 for sectors, 1 where no suffix is allowed (then plain is true).
+	// unit is what a number without a suffix stands for, in the base unit of suffixes:
+	// 1024 for KiB/s, 512 for sectors, 1 for what is only counted (then plain is true).
 	unit    int64
 	plain   bool
 	choices []string
@@ -106,7 +107,7 @@ var DiskOptions = optionTable{
 	"resync-rate":    sized("102400", 1, 8388608, 1024),
 	"resync-after":   number("-1", -1, 1048575),
 	"al-extents":     number("1237", 67, 65534),
-	"al-updates":     yesNo("yes").ignored(),
+	"al-updates":     yesNo("yes"),
 	"c-plan-ahead":   number("20", 0, 300),
 	"c-delay-target": number("10", 1, 100),
 	"c-fill-target":  sized("2048", 0, 1048576, 512),
@@ -201,18 +202,18 @@ func (o option) normal(name, value string) (string, error) {
 // parse reads a number with DRBD's suffixes s, K, M, G and T, in units of o.unit.
 func (o option) parse(value string) (int64, error) {
 	digits, factor := value, o.unit
-	if !o.plain && value != "" {
-		shift := map[byte]int64{'s': 512, 'k': 1 << 10, 'K': 1 << 10, 'm': 1 << 20, 'M': 1 << 20, 'g': 1 << 30, 'G': 1 << 30, 't': 1 << 40, 'T': 1 << 40}
-		if f, ok := shift[value[len(value)-1]]; ok {
+	if value != "" {
+		shift := map[byte]int64{'s': 512, 'k': 1 << 10, 'm': 1 << 20, 'g': 1 << 30, 't': 1 << 40}
+		if f, ok := shift[value[len(value)-1]|0x20]; ok {
 			digits, factor = value[:len(value)-1], f
 		}
 	}
 	n, err := strconv.ParseInt(digits, 10, 64)
 	if err != nil {
-		return 0, usage("%q is not a number", value)
+		return 0, fmt.Errorf("%q is not a number", value)
 	}
 	if n > (1<<62)/factor || n < -1 {
-		return 0, usage("%q is too large", value)
+		return 0, fmt.Errorf("%q is too large or too small", value)
 	}
 	if n < 0 {
 		return n, nil
@@ -254,7 +255,9 @@ func applyDisk(v *replica.VolumeConfig, o Options) {
 	t := DiskOptions
 	v.Size = t.number(o, "size") * metadata.SectorSize
 	v.ALExtents = int(t.number(o, "al-extents"))
+	v.NoALUpdates = !t.yes(o, "al-updates")
 	v.NoDiskFlushes = !t.yes(o, "disk-flushes")
+	v.ReadBalancing, _ = replica.ParseReadBalancing(t.value(o, "read-balancing")) // Check knows the names
 	for _, p := range []replica.Fencing{replica.DontCare, replica.ResourceOnly, replica.ResourceAndStonith} {
 		if p.String() == t.value(o, "fencing") {
 			v.Fencing = p

@@ -97,16 +97,22 @@ func (n *Node) UpByName(ctx context.Context, name string) error {
 		return usage("the daemon was started without a configuration file")
 	}
 	list, err := n.cfg.Load()
-	if err != nil {
+	if list == nil {
 		return usage("%v", err)
 	}
 	found := name == "all"
 	var errs []error
+	if found && err != nil {
+		errs = append(errs, usage("%v", err))
+	}
 	for _, c := range list {
 		if name == "all" || name == c.Name {
 			found = true
 			errs = append(errs, n.Up(ctx, c))
 		}
+	}
+	if !found && err != nil {
+		return usage("%v", err)
 	}
 	if !found {
 		return failure(CodeUnknownResource, "%s is not in the configuration, or not on this node", name)

@@ -31,7 +31,7 @@ func (n *Node) Verify(ctx context.Context, minor string, o VerifyOptions) error 
 		}
 		s, err := sectors.parse(*text)
 		if err != nil {
-			return err
+			return usage("verify: %v", err)
 		}
 		opts = append(opts, option(s*metadata.SectorSize))
 	}

@@ -1,0 +1,34 @@
+// Copyright The blockmirror Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+// What the tests in package node_test look at.
+var (
+	ApplyDisk = applyDisk
+	ApplyNet  = applyNet
+)
+
+// Inert reports whether an option is accepted without effect.
+func (t optionTable) Inert(name string) bool { return t[name].inert }
+
+// Other returns a value that is not the option's default, "" if only the default is taken.
+func (t optionTable) Other(name string) string {
+	o := t[name]
+	switch {
+	case notYet[name] != "":
+		return ""
+	case o.kind == optBool:
+		return map[string]string{"yes": "no", "no": "yes"}[o.def]
+	case o.kind == optChoice:
+		return o.choices[1]
+	case o.kind == optText:
+		return "sha1"
+	}
+	for _, n := range []int64{o.min + 1, o.max - 1} {
+		if itoa(int(n)) != o.def {
+			return itoa(int(n))
+		}
+	}
+	return ""
+}
