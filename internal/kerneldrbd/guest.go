@@ -50,6 +50,9 @@ type Options struct {
 	Ports []int
 	// CPUs is the number of virtual processors, 0 means 1: the test needs the others.
 	CPUs int
+	// Programs are programs of this host that the guest has too, in /sbin, with the
+	// libraries that they are linked to.
+	Programs []string
 	// MemoryMiB is the guest's memory, 0 means 512.
 	MemoryMiB int
 }
@@ -95,7 +98,7 @@ func Start(ctx context.Context, opts Options) (*Guest, error) {
 		return nil, err
 	}
 	g.image = image{kernel: img.kernel, initrd: filepath.Join(g.dir, "initrd.gz")}
-	if err = writeInitrd(g.image.initrd, img); err == nil {
+	if err = writeInitrd(g.image.initrd, img, g.opts.Programs); err == nil {
 		err = g.choosePorts()
 	}
 	if err == nil {

@@ -34,6 +34,18 @@ var modules = []string{
 	"crc32c_generic", "libcrc32c", "xxhash_generic", "lru_cache", "drbd",
 }
 
+// optional modules are in the guest's /modules too; who needs one inserts it.
+var optional = []string{"nbd"}
+
+// wanted returns the names of all files of a complete kernel.
+func wanted() []string {
+	names := []string{kernelFile}
+	for _, m := range slices.Concat(modules, optional) {
+		names = append(names, m+".ko")
+	}
+	return names
+}
+
 // metaPackage depends on the package of the present kernel.
 const metaPackage = "linux-image-amd64"
 
@@ -50,7 +62,7 @@ const (
 type image struct {
 	kernel  string   // file
 	initrd  string   // file
-	modules []string // files, in the order of the list modules
+	modules []string // files, in the order of the lists modules and optional
 }
 
 // Available returns an empty string if guests can be started here, else what is
@@ -128,10 +140,17 @@ func cachedKernels() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	for i := range found {
-		found[i] = filepath.Dir(found[i])
+	var complete []string
+	for _, file := range found {
+		dir := filepath.Dir(file)
+		if !slices.ContainsFunc(wanted(), func(name string) bool {
+			_, err := os.Stat(filepath.Join(dir, name))
+			return err != nil
+		}) {
+			complete = append(complete, dir)
+		}
 	}
-	return found, nil
+	return complete, nil
 }
 
 // prepareImage returns a kernel and its modules, from the cache if it has one.
@@ -150,7 +169,7 @@ func prepareImage(ctx context.Context) (image, error) {
 		return image{}, err
 	}
 	img := image{kernel: filepath.Join(dir, kernelFile)}
-	for _, name := range modules {
+	for _, name := range slices.Concat(modules, optional) {
 		img.modules = append(img.modules, filepath.Join(dir, name+".ko"))
 	}
 	return img, nil
@@ -203,7 +222,17 @@ func fetchKernel(ctx context.Context) (string, error) {
 		return "", err
 	}
 	dir := filepath.Join(cache, strings.TrimSuffix(filepath.Base(debs[0]), ".deb"))
-	return dir, os.Rename(unpacked, dir) // the last step: what has the name is complete
+	if err := os.Rename(unpacked, dir); err == nil { // the last step: what has the name is complete
+		return dir, nil
+	}
+	// It is there, from a time when fewer modules were wanted.
+	var errs []error
+	for _, name := range wanted() {
+		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
+			errs = append(errs, os.Rename(filepath.Join(unpacked, name), filepath.Join(dir, name)))
+		}
+	}
+	return dir, errors.Join(errs...)
 }
 
 // decompressKernel replaces a compressed kernel by what is in it, which QEMU starts too.
@@ -277,10 +306,7 @@ func unpackKernel(ctx context.Context, deb, dir string) error {
 // copyKernel takes the files that are wanted from a package's content, and returns
 // the names of those it does not have.
 func copyKernel(tr *tar.Reader, dir string) (missing []string, err error) {
-	missing = append(missing, kernelFile)
-	for _, m := range modules {
-		missing = append(missing, m+".ko")
-	}
+	missing = wanted()
 	for {
 		h, err := tr.Next()
 		if errors.Is(err, io.EOF) {

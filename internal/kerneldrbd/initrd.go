@@ -34,7 +34,7 @@ var agentScript string
 var helperScript string
 
 // writeInitrd writes the guest's whole file system, a cpio archive, to a file.
-func writeInitrd(file string, img image) error {
+func writeInitrd(file string, img image, programs []string) error {
 	f, err := os.Create(file)
 	if err != nil {
 		return err
@@ -52,12 +52,17 @@ func writeInitrd(file string, img image) error {
 	var order strings.Builder
 	for i, m := range img.modules {
 		c.file("/modules/"+filepath.Base(m), m)
-		fmt.Fprintln(&order, modules[i])
+		if i < len(modules) {
+			fmt.Fprintln(&order, modules[i])
+		}
 	}
 	c.text("/modules/order", order.String())
 	c.program("/bin/busybox", busybox)
 	c.program("/sbin/drbdmeta", drbdmeta)
 	c.program("/sbin/drbdsetup-84", drbdsetup)
+	for _, p := range programs {
+		c.program("/sbin/"+filepath.Base(p), p)
+	}
 	c.entry("TRAILER!!!", 0, nil)
 	return errors.Join(c.err, gz.Close(), buf.Flush())
 }
