@@ -30,8 +30,9 @@ type conn struct {
 	relax  context.CancelFunc
 	done   chan struct{} // closed when serve has returned
 
-	stopMu   sync.Mutex // guards deadlines against stop
-	stopping bool
+	stopMu       sync.Mutex // guards deadlines against stop
+	stopping     bool
+	handshakeEnd time.Time
 
 	export *export // guarded by Server.mu until the handshake is over
 	negotiated
@@ -103,14 +104,10 @@ func (c *conn) isStopping() bool {
 	return c.stopping
 }
 
-// deadline limits what the client may take, 0 for as long as it likes.
-func (c *conn) deadline(d time.Duration) {
+// deadline limits until when the client may take, the zero time for as long as it likes.
+func (c *conn) deadline(t time.Time) {
 	c.stopMu.Lock()
 	defer c.stopMu.Unlock()
-	var t time.Time
-	if d > 0 {
-		t = time.Now().Add(d)
-	}
 	c.raw.SetWriteDeadline(t)
 	if !c.stopping {
 		c.raw.SetReadDeadline(t)
@@ -119,7 +116,7 @@ func (c *conn) deadline(d time.Duration) {
 
 // transmit serves requests until there are no more, and all have been answered.
 func (c *conn) transmit() error {
-	c.deadline(0)
+	c.deadline(time.Time{})
 	c.workers = 1
 	c.wg.Add(1)
 	c.worker()

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"time"
 )
 
 // negotiated is what client and server have agreed on.
@@ -36,7 +37,8 @@ const (
 // handshake agrees on everything, and reports whether the client has entered an
 // export, which it then is a user of.
 func (c *conn) handshake() (entered bool, err error) {
-	c.deadline(c.s.cfg.HandshakeTimeout)
+	c.handshakeEnd = time.Now().Add(c.s.cfg.HandshakeTimeout)
+	c.deadline(c.handshakeEnd)
 	hello := binary.BigEndian.AppendUint64(nil, magicInit)
 	hello = binary.BigEndian.AppendUint64(hello, magicOption)
 	hello = binary.BigEndian.AppendUint16(hello, flagFixedNewstyle|flagNoZeroes)
@@ -53,7 +55,6 @@ func (c *conn) handshake() (entered bool, err error) {
 	}
 	c.noZeroes = flags&flagNoZeroes != 0
 	for range maxOptions {
-		c.deadline(c.s.cfg.HandshakeTimeout)
 		opt, data, err := c.readOption()
 		if err != nil {
 			return false, err
@@ -267,12 +268,14 @@ func (c *conn) enter(name string) error {
 	if e == nil {
 		return fmt.Errorf("%w %q", ErrUnknownExport, name)
 	}
-	c.deadline(0) // Open takes its time, and it is not the client's
+	c.deadline(time.Time{}) // Open takes its time, and it is not the client's
+	begin := time.Now()
 	err := e.acquire(c.soft)
 	if err == nil && e.Backend.Size() <= 0 {
 		err = errors.Join(errNoSize, e.release())
 	}
-	c.deadline(c.s.cfg.HandshakeTimeout)
+	c.handshakeEnd = c.handshakeEnd.Add(time.Since(begin))
+	c.deadline(c.handshakeEnd)
 	if err != nil {
 		c.s.leave(c)
 		return err

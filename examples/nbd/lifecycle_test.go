@@ -6,9 +6,12 @@ package nbd
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"runtime"
 	"testing"
@@ -142,7 +145,7 @@ func TestShutdown(t *testing.T) {
 
 // Who says nothing does not stay, and neither does who comes when all places are taken.
 func TestLimits(t *testing.T) {
-	addr := listen(t, newServer(t, Config{HandshakeTimeout: 10 * time.Millisecond}))
+	addr := listen(t, newServer(t, Config{HandshakeTimeout: 300 * time.Millisecond}))
 	dial(t, addr, flagFixedNewstyle).gone()
 
 	addr = listen(t, newServer(t, Config{MaxConns: 1}, memory("", 1<<20)))
@@ -171,4 +174,23 @@ func TestServeConn(t *testing.T) {
 			require.ErrorIs(t, err, test.want)
 		}
 	}
+}
+
+// TestSlowHandshake: a client that is always busy with the handshake has no more time for
+// it than one that says nothing.
+func TestSlowHandshake(t *testing.T) {
+	s := newServer(t, Config{HandshakeTimeout: time.Millisecond})
+	near, far := net.Pipe()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		go func() { _, _ = io.Copy(io.Discard, near) }()
+		_, err := near.Write(binary.BigEndian.AppendUint32(nil, flagFixedNewstyle))
+		for err == nil {
+			_, err = near.Write(encodeOption(99, nil))
+		}
+	}()
+	require.ErrorIs(t, s.ServeConn(far), os.ErrDeadlineExceeded)
+	<-done
+	require.NoError(t, near.Close())
 }

@@ -33,8 +33,8 @@ type Config struct {
 	// request of 32 MiB, which 0 stands for. All connections together may have
 	// MaxConns times that.
 	MaxBytes int64
-	// HandshakeTimeout is how long a client may take for each step of the
-	// handshake; 0 stands for 30 s.
+	// HandshakeTimeout is how long a client may take for the handshake, without the
+	// time that Export.Open takes; 0 stands for 30 s.
 	HandshakeTimeout time.Duration
 
 	// Logger receives what happens; nil discards it.

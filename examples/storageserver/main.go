@@ -11,8 +11,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -38,7 +40,8 @@ func run(args []string) error {
 		}
 	}
 	var cfg daemon.Config
-	f := flag.NewFlagSet("storageserver", flag.ExitOnError)
+	f := flag.NewFlagSet("storageserver", flag.ContinueOnError)
+	f.SetOutput(io.Discard) // what is wrong comes back as an error
 	f.StringVar(&cfg.Node, "node", "", "this node's `NAME` (default the host name)")
 	f.StringVar(&cfg.Socket, "socket", os.Getenv("BLOCKMIRROR_SOCKET"), "`PATH` of the control socket (default $BLOCKMIRROR_SOCKET or /run/blockmirror.sock)")
 	f.StringVar(&cfg.Conf, "conf", "", "`FILE` in the form of drbd.conf; without one drbdsetup configures everything")
@@ -57,11 +60,16 @@ func run(args []string) error {
 		return cfg.LogLevel.UnmarshalText([]byte(s))
 	})
 	cfg.LogLevel = slog.LevelInfo
-	if err := f.Parse(args); err != nil {
-		return err
-	}
-	if f.NArg() > 0 {
-		return fmt.Errorf("%q: unknown command; see storageserver -help", f.Arg(0))
+	switch err := f.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Println("Usage: storageserver [FLAGS] | create-md [-size SIZE] [-force] FILE... | gen-certs [-dir DIR] NAME[=HOST,...]...")
+		f.SetOutput(os.Stdout)
+		f.PrintDefaults()
+		return nil
+	case err != nil:
+		return fmt.Errorf("%w; storageserver -help lists the flags", err)
+	case f.NArg() > 0:
+		return fmt.Errorf("%q is no command: run it with flags, or with create-md or gen-certs; see storageserver -help", f.Arg(0))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

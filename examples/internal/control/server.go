@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
 	"net"
 	"net/http"
 	"os"
@@ -45,7 +44,9 @@ func Listen(path string) (net.Listener, error) {
 			return nil, fmt.Errorf("socket: %w", err)
 		}
 	}
+	restore := onlyOwner() // from its first moment on
 	l, err := net.Listen("unix", path)
+	restore()
 	if err != nil {
 		return nil, fmt.Errorf("socket: %w", err)
 	}
@@ -74,12 +75,15 @@ func (s *server) command(w http.ResponseWriter, req *http.Request) {
 		http.Error(w, "no such command", http.StatusNotFound)
 		return
 	}
+	rc := http.NewResponseController(w)
+	_ = rc.SetReadDeadline(time.Now().Add(headerTimeout)) // a recorder in a test has none
 	dec := json.NewDecoder(http.MaxBytesReader(w, req.Body, maxBody))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(c); err != nil && !errors.Is(err, io.EOF) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
+	_ = rc.SetReadDeadline(time.Time{}) // the command may take as long as it likes
 	for name := range c.Options {
 		if _, ok := verb.Options[name]; !ok {
 			http.Error(w, "no such option: "+name, http.StatusBadRequest)
@@ -171,29 +175,5 @@ func (f flushing) Write(p []byte) (int, error) {
 
 // Serve serves the API on a listener until ctx ends.
 func Serve(ctx context.Context, l net.Listener, n *node.Node) error {
-	return ServeHTTP(ctx, l, Handler(n))
-}
-
-// ServeHTTP serves a handler on a listener until ctx ends. Requests see ctx end, and
-// have a second then.
-func ServeHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
-	srv := &http.Server{
-		Handler: h, ReadHeaderTimeout: 10 * time.Second,
-		ErrorLog:    log.New(io.Discard, "", 0), // what clients do wrong
-		BaseContext: func(net.Listener) context.Context { return ctx },
-	}
-	done := make(chan error, 1)
-	go func() { done <- srv.Serve(l) }()
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-	}
-	end, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	if srv.Shutdown(end) != nil {
-		_ = srv.Close()
-	}
-	<-done
-	return nil
+	return ServeHTTP(ctx, l, nil, Handler(n))
 }

@@ -71,6 +71,9 @@ func Run(ctx context.Context, cfg Config, ready func(Addresses)) (err error) {
 			return err
 		}
 	}
+	if cfg.SharedPort < 0 || cfg.SharedPort > 65535 {
+		return fmt.Errorf("-shared-port %d: want 1 to 65535", cfg.SharedPort)
+	}
 	log = log.With("node", cfg.Node)
 	tlsConfig, err := loadTLS(cfg.Cert, cfg.Key, cfg.CA)
 	if err != nil {
@@ -148,7 +151,10 @@ func (d *running) bringUp(load func() ([]node.ResourceConfig, error)) error {
 	}
 	list, err := load()
 	if list == nil {
-		return err
+		return fmt.Errorf("-conf: %w", err)
+	}
+	if len(list) == 0 && err == nil {
+		d.log.Warn("no resource of the configuration is on this node; -node says which host this is")
 	}
 	if err != nil {
 		d.log.Error("resources of the configuration are left out", "err", err)

@@ -19,7 +19,7 @@ func (d *running) startNBD() error {
 	if addr := cmp.Or(d.cfg.NBD, DefaultNBD); addr != Off {
 		l, err := (&net.ListenConfig{}).Listen(d.ctx, "tcp", addr)
 		if err != nil {
-			return fmt.Errorf("nbd: %w", err)
+			return fmt.Errorf("nbd: %w; -nbd wants HOST:PORT of this machine, or off", err)
 		}
 		d.nbd = l.Addr()
 		if tcp, ok := l.Addr().(*net.TCPAddr); ok && !tcp.IP.IsLoopback() && d.tls == nil {

@@ -15,7 +15,7 @@ func loadTLS(cert, key, ca string) (*tls.Config, error) {
 		return nil, nil
 	}
 	if cert == "" || key == "" || ca == "" {
-		return nil, fmt.Errorf("TLS wants all three of the certificate, the key and the authorities")
+		return nil, fmt.Errorf("TLS wants all three of -tls-cert, -tls-key and -tls-ca; storageserver gen-certs makes some to try")
 	}
 	pair, err := tls.LoadX509KeyPair(cert, key)
 	if err != nil {

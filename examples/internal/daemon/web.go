@@ -28,7 +28,7 @@ func (d *running) startWeb() error {
 	}
 	l, err := (&net.ListenConfig{}).Listen(d.ctx, "tcp", addr)
 	if err != nil {
-		return fmt.Errorf("web: %w", err)
+		return fmt.Errorf("web: %w; -web wants HOST:PORT of this machine, or off", err)
 	}
 	d.web = l.Addr()
 	tcp, _ := l.Addr().(*net.TCPAddr)
@@ -36,13 +36,10 @@ func (d *running) startWeb() error {
 	if !local && sec == nil {
 		d.log.Warn("the web page is open to the network without TLS", "web", d.web.String())
 	}
-	if sec != nil {
-		l = tls.NewListener(l, sec)
-	}
 	sampler := web.NewSampler(d.node)
 	d.part("sampler", func() error { sampler.Run(d.ctx); return nil })
 	h := web.Handler(d.node, sampler, d.ready, local)
-	d.part("web", func() error { return control.ServeHTTP(d.ctx, l, h) })
+	d.part("web", func() error { return control.ServeHTTP(d.ctx, l, sec, h) })
 	return nil
 }
 
@@ -50,13 +47,13 @@ func (d *running) startWeb() error {
 func webTLS(cert, key, clients string) (*tls.Config, error) {
 	if cert == "" && key == "" {
 		if clients != "" {
-			return nil, errors.New("web: client certificates can be demanded only with a certificate and key of our own")
+			return nil, errors.New("web: -web-client-ca needs -web-cert and -web-key")
 		}
 		return nil, nil
 	}
 	pair, err := tls.LoadX509KeyPair(cert, key)
 	if err != nil {
-		return nil, fmt.Errorf("web: %w", err)
+		return nil, fmt.Errorf("web: -web-cert and -web-key: %w", err)
 	}
 	cfg := &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS13, NextProtos: []string{"http/1.1"}}
 	if clients == "" {

@@ -99,6 +99,18 @@ func TestWeb(t *testing.T) {
 		require.Equal(t, http.StatusForbidden, resp.StatusCode)
 	})
 
+	t.Run("bodies", func(t *testing.T) {
+		req, err := http.NewRequest(http.MethodGet, "http://"+alpha.at.Web+"/api/state", io.LimitReader(neverEnds{}, 1<<30))
+		require.NoError(t, err)
+		resp, err := http.DefaultClient.Do(req)
+		if err == nil { // else it was cut off while it sent
+			require.NoError(t, resp.Body.Close())
+			require.Equal(t, http.StatusRequestEntityTooLarge, resp.StatusCode)
+		}
+		code, _ := alpha.get("/healthz")
+		require.Equal(t, http.StatusOK, code)
+	})
+
 	t.Run("events", func(t *testing.T) {
 		resp, err := http.Get("http://" + alpha.at.Web + "/events")
 		require.NoError(t, err)
@@ -121,3 +133,8 @@ func TestWeb(t *testing.T) {
 	})
 	http.DefaultClient.CloseIdleConnections()
 }
+
+// neverEnds is a body of zeroes.
+type neverEnds struct{}
+
+func (neverEnds) Read(p []byte) (int, error) { return len(p), nil }

@@ -35,10 +35,28 @@ func Handler(n *node.Node, s *Sampler, ready func() error, local bool) http.Hand
 	mux.Handle("GET /metrics", metrics.Handler(n))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", h.readyz)
+	var out http.Handler = bounded(mux)
 	if local {
-		return onlyLocal(mux)
+		out = onlyLocal(out)
 	}
-	return mux
+	return out
+}
+
+// writeTimeout is how long a client may take to receive an answer, or a part of a stream.
+const writeTimeout = 15 * time.Second
+
+// bounded lets nobody occupy the server: no request has a body, and answers are received
+// in time.
+func bounded(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if req.ContentLength != 0 {
+			w.Header().Set("Connection", "close")
+			http.Error(w, "a request here has no body", http.StatusRequestEntityTooLarge)
+			return
+		}
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout)) // a recorder in a test has none
+		next.ServeHTTP(w, req)
+	})
 }
 
 type handler struct {
@@ -122,6 +140,7 @@ func (h *handler) events(w http.ResponseWriter, req *http.Request) {
 	send := func(kind string, v any) bool {
 		data, err := json.Marshal(v)
 		if err == nil {
+			_ = rc.SetWriteDeadline(time.Now().Add(writeTimeout))
 			_, err = fmt.Fprintf(w, "event: %s\ndata: %s\n\n", kind, data)
 		}
 		return err == nil && rc.Flush() == nil
