@@ -92,7 +92,11 @@ func (c *Core) generationAfter(pd *peerDevice, o, n protocol.State) {
 		defer pd.heldNoMore()
 	}
 	own, shared := metadata.DiskState(n.Disk), pd.feed.PeerMayShare()
-	primary := n.Role == protocol.Primary || n.Peer == protocol.Primary
+	// A disk that fails, other than one that is detached in order, may have lost
+	// acknowledged writes from its cache, and may say that its node crashed as Primary:
+	// without a generation here it would become the source of the next resync.
+	failed := n.Conn >= protocol.Connected && n.PeerDisk == protocol.Failed && !pd.consenting
+	primary := n.Role == protocol.Primary || n.Peer == protocol.Primary || failed
 	birth := v.ids.BirthOnLoss(before, after, n.Conn >= protocol.Connected, primary, own, shared)
 	if birth == metadata.NoBirth && o.Peer != protocol.Primary && n.Peer == protocol.Primary {
 		birth = v.ids.BirthOnDisklessPrimary(after, own, shared)

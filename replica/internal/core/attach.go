@@ -166,7 +166,7 @@ func (v *volume) load(img *DiskImage) {
 	v.lostWrites = v.lostWrites || v.lostCache && v.role == protocol.Primary && !mirrors(v.pds[0].state())
 	v.lostCache = false
 	v.degraded = img.Super.Flags&metadata.PrimaryInd != 0 && img.Super.Flags&metadata.ConnectedInd == 0
-	v.md.primary = img.Super.Flags&metadata.PrimaryInd != 0
+	v.md.primary, v.md.durable = img.Super.Flags&metadata.PrimaryInd != 0, img.Super.Current
 	v.sb, v.layout, v.limits, v.capacity, v.sameDevice = img.Super, img.Layout, img.Limits, img.Capacity, img.SameDevice
 	v.ids = metadata.GenerationIDs{Current: v.sb.Current, Bitmap: v.sb.Bitmap,
 		History: [2]metadata.UUID{v.sb.History[0], v.sb.History[1]}}

@@ -372,10 +372,9 @@ func (c *Core) Closed(peer int, gen uint64) {
 // cleanup is the end of a connection, once the peer's last requests have left the
 // disk (spec: behaviour 2.6).
 func (p *peer) cleanup() {
-	if !p.closedWait || p.peerReqs > 0 {
+	if !p.closedWait || p.cleaning || p.peerReqs > 0 {
 		return
 	}
-	p.closedWait = false
 	p.session = protocol.Session{}
 	for _, pd := range p.pds {
 		pd.idsValid = false
@@ -384,6 +383,27 @@ func (p *peer) cleanup() {
 		pd.v.writeBitmap(nil, func(error) {})
 	}
 	p.lostPeer()
+	// The next connection tells our generation. One that a crash could take back would
+	// bring the peer, as the source of a resync, to names that this disk never heard of.
+	p.cleaning = true
+	p.c.when(p.namesDurable, func() {
+		p.cleaning, p.closedWait = false, false
+		p.closedUp()
+	})
+}
+
+// namesDurable reports whether every disk holds the generation that it is said to have.
+func (p *peer) namesDurable() bool {
+	for _, pd := range p.pds {
+		if v := pd.v; v.disk >= protocol.Inconsistent && v.metaUsable() && !v.md.durable.Equal(v.ids.Current) {
+			return false
+		}
+	}
+	return true
+}
+
+// closedUp goes on after a connection: to StandAlone, or to the next one.
+func (p *peer) closedUp() {
 	if !p.wantConn {
 		p.c.changeAll(p, fact, func(s *protocol.State) {
 			if s.Conn != protocol.StandAlone {

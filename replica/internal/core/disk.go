@@ -71,7 +71,7 @@ func (v *volume) leaveDisk() {
 
 // diskless is the end of a disk.
 func (v *volume) diskless() {
-	v.al, v.leaving = alState{}, false
+	v.al, v.leaving, v.sealed = alState{}, false, false
 	v.md.dirty = false
 	for _, pd := range v.pds {
 		pd.stopResync()
@@ -162,6 +162,10 @@ func (v *volume) detachClean(cmd *Command) {
 		c.stateAdmits()
 	}
 	c.when(func() bool { return v.quiet() || !v.metaUsable() }, func() {
+		// What the peer sent before it agreed may still come. It waits, and is refused
+		// when the disk has gone: written now it could be lost with the disk's cache
+		// after the epoch was acknowledged.
+		v.sealed = true
 		v.flushData(func(err error) {
 			if err != nil {
 				end(err)

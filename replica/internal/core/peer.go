@@ -68,6 +68,7 @@ type peer struct {
 	readQueue  []*peerReq
 	givingUp   bool // the connection is about to be left: congested
 	closedWait bool // the pair is closed, peerReqs are not yet done
+	cleaning   bool // its disks have yet to hold the generations that the next one will tell
 }
 
 func newPeer(c *Core, idx int) *peer {

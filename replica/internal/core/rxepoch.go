@@ -90,7 +90,7 @@ func (x *rxEpochs) start(p *peer, q *peerReq) {
 
 // mayStart reports whether the turn of a write has come.
 func (q *peerReq) mayStart() bool {
-	return q.epoch == q.pd.p.rx.first && q.pd.v.gates == 0 && q.pd.v.coming == 0 && !q.acksDue()
+	return q.epoch == q.pd.p.rx.first && q.pd.v.gates == 0 && q.pd.v.coming == 0 && !q.pd.v.sealed && !q.acksDue()
 }
 
 // startRead begins a read of the peer, or holds it behind a write to the same blocks

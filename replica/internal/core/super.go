@@ -18,6 +18,7 @@ type superWriter struct {
 	waiting []func(error) // for the next write
 	inWrite []func(error) // for the one under way
 	current metadata.UUID // in the block under way
+	durable metadata.UUID // on disk
 	primary bool          // PrimaryInd is set on disk
 	setting bool          // and in the block under way
 	clean   bool          // the disk is leaving in order: the block says so
@@ -125,7 +126,7 @@ func superDone(_ *Core, o *Op) {
 	if o.Err != nil {
 		v.diskFailed(causeMeta, "superblock", o.Err)
 	} else {
-		v.md.primary = v.md.setting
+		v.md.primary, v.md.durable = v.md.setting, v.md.current
 		v.expose(v.md.current)
 	}
 	v.superWritten(o.Err)

@@ -63,6 +63,7 @@ type volume struct {
 	ioErrorHook        bool // the handler local-io-error has to end first
 	turn               bool // of read-balancing round-robin
 	closing            bool // the activity log is being emptied for a detach
+	sealed             bool // the data is being flushed for a detach: no write of the peer comes after that
 	postponed          bool // a new generation is due when I/O resumes
 	asked              bool // the arbiter was asked about the present generation
 	lostWrites         bool // what was written, and not flushed, may be gone with the disk

@@ -146,7 +146,7 @@ func (r *Run) down(n *Node, power, takeOver bool) {
 		}
 		if primary {
 			for v := range r.books {
-				r.books[v].crashed(false, nil)
+				r.books[v].crashed(false, r.readsOf(v))
 			}
 			r.writer = nil
 		}

@@ -78,6 +78,20 @@ func (h *readHistory) lost(sector uint64, past []*write) {
 	h.sectors[sector] = p
 }
 
+// undone begins new periods where writes were in flight when a node crashed. A read may
+// have seen such a write on its disk before anybody acknowledged it; that it is not
+// there any more is no loss.
+func (h *readHistory) undone(o *ledger) {
+	for s := range uint64(watchedSectors) {
+		for w := range o.maybe[s] {
+			if _, live := o.live[w]; live {
+				h.lost(s, o.past[s])
+				break
+			}
+		}
+	}
+}
+
 // check returns a sector whose history cannot be explained.
 func (h *readHistory) check() (uint64, bool) {
 	for _, p := range append(h.ended, h.sectors[:]...) {

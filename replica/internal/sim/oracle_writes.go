@@ -168,8 +168,12 @@ func (o *ledger) flushed(acks uint64) {
 }
 
 // crashed notes that the application went down with its node. Nothing is in flight
-// any more; with lost, what was not flushed may be lost.
+// any more, and what was may have been seen by a read and be gone; with lost, what was
+// not flushed may be lost, too.
 func (o *ledger) crashed(lost bool, reads *readHistory) {
+	if reads != nil {
+		reads.undone(o)
+	}
 	clear(o.live)
 	if !lost {
 		return
