@@ -101,6 +101,9 @@ func (c *Core) Attach(cmd *Command, vol int, img *DiskImage) {
 	v := c.vols[vol]
 	defer c.settle()
 	pd := v.pds[0]
+	if v.disk == protocol.Diskless {
+		v.takeBack(&img.Super)
+	}
 	if err := v.checkAttach(img); err != nil {
 		c.finish(cmd, fmt.Errorf("attach: %w", err))
 		return
@@ -164,7 +167,7 @@ func (v *volume) checkAttach(img *DiskImage) error {
 // load takes over what was read.
 func (v *volume) load(img *DiskImage) {
 	v.lostWrites = v.lostWrites || v.lostCache && v.role == protocol.Primary && !mirrors(v.pds[0].state())
-	v.lostCache = false
+	v.lostCache, v.unborn = false, metadata.UUIDNone
 	v.degraded = img.Super.Flags&metadata.PrimaryInd != 0 && img.Super.Flags&metadata.ConnectedInd == 0
 	v.md.primary, v.md.durable = img.Super.Flags&metadata.PrimaryInd != 0, img.Super.Current
 	v.sb, v.layout, v.limits, v.capacity, v.sameDevice = img.Super, img.Layout, img.Limits, img.Capacity, img.SameDevice

@@ -168,6 +168,26 @@ func (v *volume) setIDs(ids metadata.GenerationIDs) {
 func (v *volume) expose(current metadata.UUID) {
 	if v.disk >= protocol.Consistent && v.disk != protocol.DUnknown {
 		v.exposed = current
+		if v.unborn.Equal(current) {
+			v.unborn = metadata.UUIDNone
+		}
+	}
+}
+
+// wroteAlone: a write has completed that the peer does not have, in the present
+// generation. The disk may have failed before that was durable; users have seen it.
+func (v *volume) wroteAlone() {
+	if v.unborn != metadata.UUIDNone {
+		v.exposed, v.unborn = v.unborn, metadata.UUIDNone
+	}
+}
+
+// takeBack undoes a generation on a disk that failed while the superblock was written:
+// no write has completed in it, and users may have gone on with the peer's disk.
+func (v *volume) takeBack(sb *metadata.Superblock) {
+	if v.unborn != metadata.UUIDNone && !v.asked && sb.Current.Equal(v.unborn) && sb.Bitmap != metadata.UUIDNone {
+		v.logf(LogInfo, "nothing was written in generation %s", sb.Current)
+		sb.Current, sb.Bitmap = sb.Bitmap, metadata.UUIDNone
 	}
 }
 
@@ -177,6 +197,10 @@ func (v *volume) beginGeneration(b metadata.Birth) {
 	v.setIDs(v.ids.Begin(b, metadata.UUID(v.c.cfg.Rand()), v.role == protocol.Primary))
 	v.pds[0].feed = metadata.Feed{}
 	v.asked = false // the arbiter was, about the last one
+	v.unborn = metadata.UUIDNone
+	if b == metadata.BirthNew && v.role == protocol.Primary {
+		v.unborn = v.ids.Current
+	}
 	v.logf(LogInfo, "new current UUID: %s", v.ids)
 	v.gateSuper()
 }

@@ -58,16 +58,17 @@ type volume struct {
 	resyncIO           uint64 // sectors of written and read that belong to a resync
 	alWrites, bmWrites uint64
 	attachErr          error
-	leaving            bool // the peer has agreed that this disk goes
-	lostCache          bool // the disk went with data that was not flushed
-	ioErrorHook        bool // the handler local-io-error has to end first
-	turn               bool // of read-balancing round-robin
-	closing            bool // the activity log is being emptied for a detach
-	sealed             bool // the data is being flushed for a detach: no write of the peer comes after that
-	postponed          bool // a new generation is due when I/O resumes
-	asked              bool // the arbiter was asked about the present generation
-	lostWrites         bool // what was written, and not flushed, may be gone with the disk
-	degraded           bool // at attach: a lone Primary crashed (spec: behaviour 6.11)
+	leaving            bool          // the peer has agreed that this disk goes
+	lostCache          bool          // the disk went with data that was not flushed
+	unborn             metadata.UUID // a generation that began here, and that no write has completed in yet
+	ioErrorHook        bool          // the handler local-io-error has to end first
+	turn               bool          // of read-balancing round-robin
+	closing            bool          // the activity log is being emptied for a detach
+	sealed             bool          // the data is being flushed for a detach: no write of the peer comes after that
+	postponed          bool          // a new generation is due when I/O resumes
+	asked              bool          // the arbiter was asked about the present generation
+	lostWrites         bool          // what was written, and not flushed, may be gone with the disk
+	degraded           bool          // at attach: a lone Primary crashed (spec: behaviour 6.11)
 }
 
 // peerDevice is one volume towards one peer.

@@ -305,6 +305,9 @@ func (c *Core) completeRequest(r *request) {
 	}
 	r.v.appPending--
 	r.frozen = false
+	if r.local == partOK && r.net != partOK && r.kind != IORead {
+		r.v.wroteAlone()
+	}
 	r.v.active.remove(&r.iv)
 	if r.epoch != nil && r.pd.p.tx.current == r.epoch {
 		r.pd.p.closeEpoch() // what comes now may depend on this write

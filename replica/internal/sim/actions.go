@@ -283,11 +283,25 @@ func (r *Run) shutdown(a *rand.Rand) {
 		if err == nil {
 			r.after(0, func() {
 				if n.boot == boot && !r.still {
-					n.Crash(true) // nothing can be lost any more
+					if r.writer == nil && !r.cfg.Reckless && !n.leftInOrder() {
+						r.lose() // a disk failed; with the others nothing can be lost any more
+					}
+					n.Crash(true)
 				}
 			})
 		}
 	})
+}
+
+// leftInOrder reports whether the last word on each disk of a node is that it was
+// detached in order.
+func (n *Node) leftInOrder() bool {
+	for v := range n.disks {
+		if sb, _, err := n.super(v); err != nil || sb.Unclean {
+			return false
+		}
+	}
+	return true
 }
 
 func (r *Run) restart(a *rand.Rand) {
