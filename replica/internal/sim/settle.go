@@ -155,7 +155,7 @@ func (r *Run) decide(since time.Duration) {
 			r.try(n, "operator demotes", func(c *core.Command) { n.core.Demote(c) })
 		case sec >= 5 && sec < 8 && st.Conn != protocol.StandAlone:
 			r.try(n, "operator disconnects", func(c *core.Command) { n.core.Disconnect(c, 0, true) })
-		case sec == 20 && n == survivor && since > 10*time.Minute && !n.allUpToDate():
+		case sec >= 20 && sec < 23 && n == survivor && since > 10*time.Minute && !n.allUpToDate() && st.Role == protocol.Secondary:
 			// No good data anywhere: somebody has to say which is.
 			r.try(n, "promote by force", func(c *core.Command) { n.core.Promote(c, true) })
 		case sec >= 30 && st.Conn == protocol.StandAlone:
