@@ -49,8 +49,8 @@ func (pd *peerDevice) prepare(s protocol.State) (out protocol.State, abort bool)
 	return suspendIfNew(pd.state(), s, pd.suspendEnv()), abort // S8, S9
 }
 
-// judge says whether the change old -> s is allowed.
-func (c *Core) judge(pd *peerDevice, old, s protocol.State, f force) (string, protocol.Code) {
+// judge says whether the change old -> s is allowed; s is what prepare makes of want.
+func (c *Core) judge(pd *peerDevice, old, want, s protocol.State, f force) (string, protocol.Code) {
 	env := c.ruleEnv(pd)
 	if rule, code, bad := refusedHard(old, s, env); bad {
 		return rule, code
@@ -58,10 +58,13 @@ func (c *Core) judge(pd *peerDevice, old, s protocol.State, f force) (string, pr
 	if f == fact {
 		return "", protocol.CodeSuccess
 	}
-	if s.Disk == protocol.Outdated && (old.Disk == protocol.Attaching || old.Disk == protocol.Negotiating) {
-		// What the disk is, the attach is about to find out. Connected, S5 would
-		// make UpToDate of it.
-		return "attaching", protocol.CodeInTransientState
+	if want.Disk == protocol.Outdated && old.Disk < protocol.Outdated {
+		// Connected, S5 would make UpToDate of it: of a disk that has failed or
+		// lacks blocks, too. What a disk is that is attached is about to come out.
+		if old.Disk == protocol.Attaching || old.Disk == protocol.Negotiating {
+			return "attaching", protocol.CodeInTransientState
+		}
+		return "X5", protocol.CodeLowerThanOutdated
 	}
 	if rule, code, bad := invalid(s, env); bad {
 		// A state that was bad already for the same reason may stay so.
@@ -78,13 +81,13 @@ func (c *Core) judge(pd *peerDevice, old, s protocol.State, f force) (string, pr
 // change makes set's change to a volume's state, or says why not.
 func (c *Core) change(pd *peerDevice, f force, set func(*protocol.State)) protocol.Code {
 	old := pd.state()
-	s := old
-	set(&s)
-	s, abort := pd.prepare(s)
+	want := old
+	set(&want)
+	s, abort := pd.prepare(want)
 	if s == old {
 		return protocol.CodeNothingToDo
 	}
-	if rule, code := c.judge(pd, old, s, f); !code.Success() {
+	if rule, code := c.judge(pd, old, want, s, f); !code.Success() {
 		pd.v.logf(LogDebug, "state change %s refused by %s: %s", diff(old, s), rule, code)
 		return code
 	}
@@ -98,12 +101,13 @@ func (c *Core) change(pd *peerDevice, f force, set func(*protocol.State)) protoc
 // allowed is change without making it.
 func (c *Core) allowed(pd *peerDevice, set func(*protocol.State)) protocol.Code {
 	old := pd.state()
-	s := old
-	set(&s)
-	if s, _ = pd.prepare(s); s == old {
+	want := old
+	set(&want)
+	s, _ := pd.prepare(want)
+	if s == old {
 		return protocol.CodeNothingToDo
 	}
-	_, code := c.judge(pd, old, s, wish)
+	_, code := c.judge(pd, old, want, s, wish)
 	return code
 }
 
@@ -112,12 +116,13 @@ func (c *Core) changeAll(p *peer, f force, set func(*protocol.State)) protocol.C
 	code := protocol.CodeNothingToDo
 	for _, pd := range p.pds {
 		old := pd.state()
-		s := old
-		set(&s)
-		if s, _ = pd.prepare(s); s == old {
+		want := old
+		set(&want)
+		s, _ := pd.prepare(want)
+		if s == old {
 			continue
 		}
-		if _, cd := c.judge(pd, old, s, f); !cd.Success() {
+		if _, cd := c.judge(pd, old, want, s, f); !cd.Success() {
 			if f == fact {
 				continue // a fact holds where it is possible
 			}

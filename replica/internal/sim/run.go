@@ -23,10 +23,12 @@ type Run struct {
 	books   []*ledger // by volume
 	reads   *readHistory
 	story   *story
-	writer  *Node // the Primary that applications use, nil while there is none
-	pending *job  // what the administrator waits for
-	rescue  *Node // that is to take over from a Primary whose power failed
-	still   bool  // the script is over: no more faults
+	writer  *Node         // the Primary that applications use, nil while there is none
+	pending *job          // what the administrator waits for
+	rescue  *Node         // that is to take over from a Primary whose power failed
+	still   bool          // the script is over: no more faults
+	left    uint64        // blocks out of sync on both nodes while a run settles
+	moved   time.Duration // when they were last seen to become fewer
 	Figures Figures
 }
 

@@ -4,6 +4,7 @@
 package sim
 
 import (
+	"cmp"
 	"time"
 
 	"github.com/go-blockmirror/blockmirror/metadata"
@@ -41,9 +42,10 @@ func (r *Run) settle() {
 	var tick func()
 	tick = func() { r.after(time.Second, tick) } // so that the condition is looked at
 	tick()
-	r.Until("both UpToDate", 30*time.Minute, func() bool {
+	r.Until("both UpToDate", 30*time.Minute+2*r.fullSync(), func() bool {
 		if r.now-last > time.Second {
 			last = r.now
+			r.progress()
 			r.operate(r.now - began)
 		}
 		return r.inSync() && r.answered() || r.unrelated(r.now-began)
@@ -130,8 +132,32 @@ func (r *Run) unrelated(since time.Duration) bool {
 	return false
 }
 
+// fullSync is how long a full resync takes at the rate of the script.
+func (r *Run) fullSync() time.Duration {
+	rate := cmp.Or(r.cfg.Volume.ResyncRate, 250)
+	return time.Duration(r.cfg.DiskBytes/1024/int64(rate)) * time.Second
+}
+
+// progress notes when a resync came closer to its end.
+func (r *Run) progress() {
+	left := uint64(0)
+	for _, n := range r.Nodes {
+		if n.core != nil {
+			for _, v := range n.core.Snapshot().Volumes {
+				left += v.OutOfSync
+			}
+		}
+	}
+	if left < r.left {
+		r.moved = r.now
+	}
+	r.left = left
+}
+
 // stuck: reckless administrators have left a mess that only an administrator clears.
-func (r *Run) stuck(since time.Duration) bool { return r.cfg.Reckless && since > 4*time.Minute }
+func (r *Run) stuck(since time.Duration) bool {
+	return r.cfg.Reckless && since > 4*time.Minute && r.now-r.moved > 10*time.Second
+}
 
 func (n *Node) allUpToDate() bool {
 	for v := range n.disks {
