@@ -150,6 +150,9 @@ func (v *volume) detachClean(cmd *Command) {
 	c := v.c
 	v.pds[0].abortVerify(errors.New("the disk is being detached"))
 	v.freezing++
+	for _, pd := range v.pds {
+		pd.p.closeEpoch()
+	}
 	end := func(err error) {
 		v.freezing--
 		v.closing = false
@@ -210,7 +213,18 @@ func (v *volume) emptyAL(fn func(error)) {
 // quiet reports that nothing is in flight on the disk or waits for it.
 func (v *volume) quiet() bool {
 	return v.opsPending == 0 && v.localPending == 0 && !v.md.dirty && !v.md.writing && !v.bmw.running &&
-		!v.al.writing && len(v.al.waiting) == 0 && v.gates == 0 && v.active.head == nil
+		!v.al.writing && len(v.al.waiting) == 0 && v.gates == 0 && v.active.head == nil && !v.watches()
+}
+
+// watches reports whether a write may not be stable at the peer yet: the activity log
+// stands in for its mark, and must not be emptied.
+func (v *volume) watches() bool {
+	for _, r := range v.c.requests.live() {
+		if r.v == v && r.epoch != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // writeCleanSuper writes the superblock that says: nothing to replay. It takes its turn
