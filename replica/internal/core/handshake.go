@@ -202,7 +202,9 @@ func (pd *peerDevice) adopt(own, ps protocol.State, conn protocol.ConnState, rea
 	code := c.change(pd, f, func(s *protocol.State) {
 		s.Conn, s.Peer, s.PeerDisk = conn, ps.Role, real
 		s.PeerISP = ps.AftrISP || ps.UserISP
-		if decided && s.Disk == protocol.Negotiating && (conn == protocol.Connected || conn == protocol.WFBitMapS) {
+		// A peer that has no disk (any more) will never compare anything with ours.
+		alone := ps.Disk < protocol.Negotiating && ps.PeerDisk >= protocol.Negotiating
+		if (decided || alone) && s.Disk == protocol.Negotiating && (conn == protocol.Connected || conn == protocol.WFBitMapS) {
 			s.Disk = pd.v.negotiated
 		}
 	})

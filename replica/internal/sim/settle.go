@@ -142,13 +142,16 @@ func (r *Run) fullSync() time.Duration {
 func (r *Run) progress() {
 	left := uint64(0)
 	for _, n := range r.Nodes {
-		if n.core != nil {
-			for _, v := range n.core.Snapshot().Volumes {
+		if n.core == nil {
+			continue
+		}
+		for _, v := range n.core.Snapshot().Volumes {
+			if v.State.Conn == protocol.SyncTarget {
 				left += v.OutOfSync
 			}
 		}
 	}
-	if left < r.left {
+	if left < r.left && left > 0 {
 		r.moved = r.now
 	}
 	r.left = left

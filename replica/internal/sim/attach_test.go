@@ -1,0 +1,68 @@
+// Copyright The blockmirror Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package sim
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/go-blockmirror/blockmirror/protocol"
+	"github.com/go-blockmirror/blockmirror/replica/internal/core"
+)
+
+// A disk is attached while the peer is connected and has none: there is nothing to
+// compare it with, and nobody waits for the peer's. The peer's, attached later, is
+// compared with it.
+func TestAttachBesideDiskless(t *testing.T) {
+	s := skipped(t, testOptions())
+	s.Run(time.Second)
+	for _, n := range s.Nodes {
+		n.mustDo(t, "detach", func(cmd *core.Command) { n.core.Detach(cmd, 0, true) })
+	}
+	s.Run(time.Second)
+	for _, n := range s.Nodes {
+		var done bool
+		n.Attach(0, func(err error) { require.NoError(t, err); done = true })
+		s.until("attached", func() bool { return done })
+		require.Equal(t, protocol.UpToDate, s.st(n).Disk)
+	}
+	s.until("both good", s.bothUpToDate)
+	s.promote(s.a)
+	s.write(s.a, 0, 1, 4096)
+	s.equal()
+}
+
+// Both disks are attached at the same time, and the data is that of a split brain: both
+// commands end, and no more than one disk stays.
+func TestAttachBothDiverged(t *testing.T) {
+	neither := 0
+	for seed := range uint64(20) {
+		c := New(seed, testOptions())
+		s := &scene{Cluster: c, t: t, a: c.Nodes[0], b: c.Nodes[1]}
+		s.bootConnected()
+		s.SetLink(false)
+		for i, n := range s.Nodes {
+			s.promote(n)
+			s.write(n, 0, byte(1+i), 4096)
+			s.demote(n)
+			n.mustDo(t, "detach", func(cmd *core.Command) { n.core.Detach(cmd, 0, false) })
+		}
+		s.SetLink(true)
+		s.until("connected", func() bool { return s.st(s.a).Conn == protocol.Connected && s.st(s.b).Conn == protocol.Connected })
+		var errs [2]error
+		done := 0
+		for i, n := range s.Nodes {
+			n.Attach(0, func(err error) { errs[i] = err; done++ })
+		}
+		s.until("both have ended", func() bool { return done == 2 })
+		require.Error(t, errors.Join(errs[0], errs[1]), "seed %d", seed)
+		if errs[0] != nil && errs[1] != nil {
+			neither++
+		}
+	}
+	require.Less(t, neither, 20, "one that is faster stays")
+}
