@@ -171,9 +171,10 @@ func (v Verdict) LogLine() string {
 
 // Compare compares the identifiers of two disks and says what follows from them
 // alone (spec: behaviour 3.5). Both nodes run it, each for itself, and come to
-// mirrored outcomes: the table is in rules. Where the table would not mirror, which
-// takes identifiers that no history produces, the outcome is Contradictory, or
-// BothZero, and both refuse. Disk states and policies come after: see Decide.
+// mirrored outcomes: the table is in rules. Where the table would not mirror the
+// outcome is Contradictory, or BothZero, and both refuse, unless one of the disks is
+// Inconsistent: a resync from older data that was broken off leaves such identifiers,
+// with two good disks no history does. Disk states and policies come after: see Decide.
 //
 // Compare is pure and does not allocate.
 func Compare(in CompareInput) Verdict {
@@ -182,8 +183,8 @@ func Compare(in CompareInput) Verdict {
 		v.Outcome = Contradictory
 		v.CorrectedOwn, v.CorrectedPeer = v.Own, v.Peer
 		v.OwnChanged, v.PeerChanged = false, false
-		v.text = "Each node's data claims to be older than the other's, which no history produces: " +
-			"metadata was restored or edited by hand"
+		v.text = "Each node's data claims to be older than the other's: a resync from the older data " +
+			"was broken off, or metadata was restored or edited by hand"
 	}
 	return v
 }

@@ -146,12 +146,16 @@ func Decide(in DecideInput) Decision {
 
 // settle finds the outcome and says why it is refused, if it is.
 func (d *Decision) settle() Refusal {
+	own, peer := d.in.ownDisk(), d.in.peerDisk()
 	switch d.Outcome {
 	case Unrelated, NeedProtocol91, NeedWriteSame, BothZero, Contradictory:
 		d.logf("%s", d.Verdict.Sentence())
-		return RefusedByIdentifiers
+		if d.Outcome != Contradictory || (own == DiskInconsistent) == (peer == DiskInconsistent) {
+			return RefusedByIdentifiers
+		}
+		// The newer data was given up, and the resync from the older was broken
+		// off: the target has the name of that resync, and the source's in its past.
 	}
-	own, peer := d.in.ownDisk(), d.in.peerDisk()
 	d.overrideByDisks(own, peer)
 	if d.Outcome.IsSplitBrain() {
 		d.splitBrain()
@@ -208,7 +212,7 @@ func (d *Decision) overrideByDisks(own, peer DiskState) {
 	default:
 		return
 	}
-	if d.Outcome.IsFull() || d.Outcome == SplitBrainManual {
+	if d.Outcome.IsFull() || d.Outcome == SplitBrainManual || d.Outcome == Contradictory {
 		o = o.full()
 	}
 	if o != d.Outcome {

@@ -24,6 +24,8 @@ func (p *simPair) judge(d [2]Decision) error {
 	good := a.disk > DiskInconsistent && b.disk > DiskInconsistent
 	refused := d[0].Refusal != NotRefused || d[1].Refusal != NotRefused
 	switch {
+	case v == Contradictory && !refused && !good: // the disk states decided
+		return nil
 	case v == Contradictory || v == BothZero:
 		return fmt.Errorf("impossible: %v", d[0].Sentence())
 	case good && apart && !refused && d[0].DecidedBy != ByDiscardMyData:

@@ -222,6 +222,19 @@ func TestContradictory(t *testing.T) {
 		require.Equal(t, tc.peer, v.CorrectedPeer)
 		require.False(t, v.OwnChanged || v.PeerChanged)
 		checkMirror(t, in)
+		for _, disks := range []struct {
+			own, peer DiskState
+			want      Action
+		}{
+			{DiskUpToDate, DiskUpToDate, ActStandAlone},
+			{DiskInconsistent, DiskInconsistent, ActStandAlone},
+			{DiskUpToDate, DiskInconsistent, ActBecomeSource}, // the disk states decide, and all is copied
+			{DiskInconsistent, DiskOutdated, ActBecomeTarget},
+		} {
+			d := Decide(DecideInput{CompareInput: in, OwnDisk: disks.own, PeerDisk: disks.peer})
+			require.Equal(t, disks.want, d.Action)
+			require.Equal(t, disks.want != ActStandAlone, d.FullSync)
+		}
 	}
 }
 

@@ -122,7 +122,7 @@ func (s *story) verdict(n *Node, vol int, d *metadata.Decision) {
 	}
 	bad := ""
 	switch out := d.Verdict.Outcome; {
-	case out == metadata.BothZero || out == metadata.Contradictory:
+	case out == metadata.BothZero || out == metadata.Contradictory && d.DecidedBy != metadata.ByDiskStates:
 		bad = "a history that cannot be"
 	case out == metadata.SplitBrain || out == metadata.SplitBrainManual || out == metadata.Unrelated:
 		r.Figures.Faults["split brain"]++
