@@ -17,7 +17,44 @@ type bitmapWriter struct {
 	// flushFirst: a bit was cleared because of data that the own disk may still
 	// have in its cache. That data must be durable before the page says "in sync".
 	flushFirst bool
+	// young are the blocks that were cleared since the present job has begun, its
+	// flush above all: on disk they stay marked until the next one.
+	young    []blockRange
+	tooYoung bool // there are more of them: another flush has to come first
 }
+
+// blockRange is the blocks [from, to).
+type blockRange struct{ from, to uint64 }
+
+const maxYoung = 512
+
+// noteCleared remembers blocks that a page under way may not call in sync yet.
+func (w *bitmapWriter) noteCleared(from, to uint64) {
+	if !w.running {
+		return
+	}
+	if n := len(w.young); n > 0 && w.young[n-1].to == from {
+		w.young[n-1].to = to
+	} else if n < maxYoung {
+		w.young = append(w.young, blockRange{from, to})
+	} else {
+		w.tooYoung = true
+	}
+}
+
+// keepYoung marks them in buf, which holds n pages from page first on, and sees to it
+// that those pages are written again.
+func (w *bitmapWriter) keepYoung(bm *bitmap.Bitmap, buf []byte, first, n int) {
+	lo, hi := uint64(first)*pageBlocks, uint64(first+n)*pageBlocks
+	for _, r := range w.young {
+		for b := max(r.from, lo); b < min(r.to, hi); b++ {
+			buf[(b-lo)/8] |= 1 << (b % 8)
+			bm.MarkDirty(int(b / pageBlocks))
+		}
+	}
+}
+
+const pageBlocks = bitmap.PageBytes * 8
 
 // bitmapJob is the pages [from, to) or, with all, whatever is dirty.
 type bitmapJob struct {
@@ -46,12 +83,23 @@ func (v *volume) bitmapOf() *bitmap.Bitmap { return v.pds[0].bm }
 
 func (v *volume) startBitmapJob() {
 	v.bmw.page = 0
+	v.bmw.young, v.bmw.tooYoung = v.bmw.young[:0], false
 	if !v.bmw.flushFirst || v.bitmapOf() == nil || v.bitmapOf().DirtyCount() == 0 {
 		v.bitmapStep(nil)
 		return
 	}
-	v.bmw.flushFirst = false
-	v.flushData(v.bitmapStep)
+	v.flushForBitmap()
+}
+
+// flushForBitmap makes durable what the bits were cleared for so far.
+func (v *volume) flushForBitmap() {
+	v.bmw.flushFirst, v.bmw.tooYoung, v.bmw.young = false, false, v.bmw.young[:0]
+	v.flushData(func(err error) {
+		if err != nil {
+			v.bmw.flushFirst = true
+		}
+		v.bitmapStep(err)
+	})
 }
 
 // flushData makes all data written so far durable.
@@ -80,6 +128,10 @@ func (v *volume) bitmapStep(err error) {
 		v.endBitmapJob(err)
 		return
 	}
+	if v.bmw.tooYoung {
+		v.flushForBitmap()
+		return
+	}
 	from, n := v.nextRun(bm)
 	if n == 0 {
 		v.endBitmapJob(nil)
@@ -93,6 +145,7 @@ func (v *volume) bitmapStep(err error) {
 		bm.Page(from+i, (*[bitmap.PageBytes]byte)(buf[i*bitmap.PageBytes:]))
 		bm.MarkClean(from + i)
 	}
+	v.bmw.keepYoung(bm, buf, from, n)
 	v.bmWrites += uint64(n)
 	off := int64(from) * bitmap.PageBytes
 	if rest := v.layout.BitmapSize - off; int64(len(buf)) > rest {

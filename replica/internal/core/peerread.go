@@ -6,6 +6,7 @@ package core
 import (
 	"bytes"
 	"fmt"
+	"slices"
 
 	"github.com/go-blockmirror/blockmirror/protocol"
 )
@@ -99,11 +100,12 @@ func (q *peerReq) read() bool {
 // retryPeerReads goes on with reads that waited for memory.
 func (c *Core) retryPeerReads(p *peer) {
 	for len(p.readQueue) > 0 {
-		q := p.readQueue[0]
+		q := p.readQueue[0] // off the queue first: one that fails may let others go on
+		p.readQueue = p.readQueue[:copy(p.readQueue, p.readQueue[1:])]
 		if !q.read() {
+			p.readQueue = slices.Insert(p.readQueue, 0, q)
 			return
 		}
-		p.readQueue = p.readQueue[:copy(p.readQueue, p.readQueue[1:])]
 	}
 }
 

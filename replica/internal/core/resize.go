@@ -343,6 +343,7 @@ func (v *volume) emptyOldPlace(old metadata.Layout, done func(error)) {
 		}
 		pd := v.pds[0]
 		pd.bm.ClearRange(uint64(from)/bitmap.BlockSize, uint64(from+n)/bitmap.BlockSize)
+		v.bmw.noteCleared(uint64(from)/bitmap.BlockSize, uint64(from+n)/bitmap.BlockSize)
 		pd.armLazy()
 		done(nil)
 	}

@@ -215,6 +215,7 @@ func (pd *peerDevice) setInSync(sector uint64, size uint32) {
 	}
 	from, to := pd.v.covered(sector, size)
 	if pd.bm.ClearRange(from, to) > 0 {
+		pd.v.bmw.noteCleared(from, to)
 		pd.armLazy()
 	}
 }

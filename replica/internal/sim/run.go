@@ -6,6 +6,7 @@ package sim
 import (
 	"fmt"
 	"math/rand/v2"
+	"runtime/debug"
 	"time"
 
 	"github.com/go-blockmirror/blockmirror/metadata"
@@ -60,6 +61,7 @@ func Play(s Script, trace bool) (r *Run, err error) {
 	r = NewRun(s, trace)
 	defer func() {
 		if p := recover(); p != nil {
+			r.tracef("%s", debug.Stack())
 			r.failf("panic: %v", p)
 			err = r.failure
 		}
