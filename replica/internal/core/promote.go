@@ -6,6 +6,7 @@ package core
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/go-blockmirror/blockmirror/metadata"
 	"github.com/go-blockmirror/blockmirror/protocol"
@@ -18,6 +19,7 @@ type promotion struct {
 	next    int
 	retried bool
 	crossed int    // times that a wish of the peer was under way
+	began   time.Duration
 	forced  []bool // per volume: its disk was declared UpToDate
 	good    []bool // its Consistent disk is UpToDate, since the peer's is not
 	split   []bool // force: the peer's disk is taken for Outdated, although nobody has fenced it
@@ -25,8 +27,15 @@ type promotion struct {
 	done    []bool
 }
 
-// maxCrossings bounds how often a promotion steps back for one of the peer's.
+// maxCrossings bounds how often a promotion steps back for one of the peer's. Its wish
+// is on the data stream, which may be slower than our pings on the other: it has some
+// time, too.
 const maxCrossings = 16
+
+// stepsBack reports whether the promotion may wait for a wish of the peer once more.
+func (p *promotion) stepsBack(c *Core) bool {
+	return p.crossed < maxCrossings || c.now-p.began < 4*c.cfg.Net.PingTimeout
+}
 
 // Promote makes every volume Primary.
 func (c *Core) Promote(cmd *Command, force bool) {
@@ -35,7 +44,7 @@ func (c *Core) Promote(cmd *Command, force bool) {
 		c.finish(cmd, fmt.Errorf("promote: %w: another promotion is under way", ErrRefused))
 		return
 	}
-	p := &promotion{cmd: cmd, force: force, forced: make([]bool, len(c.vols)), done: make([]bool, len(c.vols)),
+	p := &promotion{cmd: cmd, force: force, began: c.now, forced: make([]bool, len(c.vols)), done: make([]bool, len(c.vols)),
 		good: make([]bool, len(c.vols)), split: make([]bool, len(c.vols))}
 	c.promoting = p
 	if pr := c.peers[0]; pr.phase == phaseUp {
@@ -90,7 +99,7 @@ func (c *Core) promoteNext() {
 			case !code.Success() && p.split[p.next]:
 				p.split[p.next] = false // the peer is here, and does not agree
 				c.promoteNext()
-			case code == protocol.CodeConcurrentStateChange && p.crossed < maxCrossings:
+			case code == protocol.CodeConcurrentStateChange && p.stepsBack(c):
 				p.crossed++ // the peer's own wish goes first; after that ours is judged anew
 				pd.p.ping(func(error) { c.promoteNext() })
 			case !code.Success():
@@ -120,7 +129,7 @@ func (c *Core) promoteAfterPeer(pd *peerDevice, req protocol.StateRequest) {
 		case c.promoting != p:
 		case code == protocol.CodeKeepWaiting:
 			c.when(func() bool { return true }, c.promoteNext)
-		case code == protocol.CodeInTransientState, code == protocol.CodeConcurrentStateChange && p.crossed < maxCrossings:
+		case code == protocol.CodeInTransientState, code == protocol.CodeConcurrentStateChange && p.stepsBack(c):
 			p.crossed, p.retried = p.crossed+1, false
 			pd.p.ping(func(error) { c.promoteNext() })
 		case !code.Success():

@@ -14,46 +14,6 @@ import (
 	"github.com/go-blockmirror/blockmirror/replica/internal/core"
 )
 
-// arbiter grants every generation of the data to the first node that asks, for ever:
-// a register that can be set once.
-type arbiter struct {
-	owner    map[string]int
-	down     [2]bool
-	takes    time.Duration
-	loses    bool // it decides, and the answer is lost
-	promotes int
-	asked    [2]int
-}
-
-func (a *arbiter) call(n *Node, call *core.Call) (func() int, time.Duration) {
-	code := 0
-	if call.Name == core.HandlerArbiter {
-		code = a.decide(n.idx, call)
-	}
-	return func() int { return code }, a.takes
-}
-
-func (a *arbiter) decide(node int, call *core.Call) int {
-	a.asked[node]++
-	if call.Promote {
-		a.promotes++
-	}
-	if a.down[node] {
-		return core.ArbiterUnreachable
-	}
-	key := fmt.Sprint(call.Generations)
-	if _, ok := a.owner[key]; !ok {
-		a.owner[key] = node
-	}
-	switch {
-	case a.loses:
-		return core.ArbiterUnreachable
-	case a.owner[key] == node:
-		return core.ArbiterGranted
-	}
-	return core.ArbiterDenied
-}
-
 func arbitrated(t *testing.T, seed uint64, a *arbiter) *scene {
 	opt := testOptions()
 	opt.Core = func(_ int, cfg *core.Config) { cfg.Arbiter = true }

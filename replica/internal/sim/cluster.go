@@ -50,6 +50,7 @@ type Options struct {
 	Buffers  int           // buffers for the peer's reads, 0 for no bound
 	Reckless bool          // administrators do what they like
 	Skip     bool          // the initial sync is skipped
+	Family   string        // of a script, one of Families or empty
 
 	// Core changes a node's configuration before it boots.
 	Core func(node int, cfg *core.Config)

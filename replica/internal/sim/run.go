@@ -46,6 +46,9 @@ func (j *job) over() bool { return j == nil || j.done || j.n.core == nil || j.n.
 func NewRun(s Script, trace bool) *Run {
 	opt := s.Options
 	opt.Trace = trace
+	if change := families[opt.Family]; change != nil {
+		change(&opt)
+	}
 	r := &Run{Cluster: New(s.Seed, opt), script: s, table: allActions(), reads: newReadHistory(), Figures: Figures{Runs: 1, Faults: map[string]int{}}}
 	r.story = newStory(r)
 	r.observer = r.story
@@ -282,5 +285,9 @@ func (r *Run) equal() {
 
 // Report says what is needed to look at a failure: the trace and how to play it again.
 func Report(s Script, err error) string {
-	return fmt.Sprintf("%v\nreplay: go run ./replica/internal/sim/cmd/soak -seed %d -trace", err, s.Seed)
+	family := ""
+	if s.Options.Family != "" {
+		family = " -family " + s.Options.Family
+	}
+	return fmt.Sprintf("%v\nreplay: go run ./replica/internal/sim/cmd/soak%s -seed %d -trace", err, family, s.Seed)
 }

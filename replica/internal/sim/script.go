@@ -104,6 +104,16 @@ var settings = map[string]setting{
 	"buffers":   number(func(o *Options) *int { return &o.Buffers }),
 	"reckless":  toggle(func(o *Options) *bool { return &o.Reckless }),
 	"skip":      toggle(func(o *Options) *bool { return &o.Skip }),
+	"family": {
+		func(o *Options) string { return o.Family },
+		func(o *Options, v string) error {
+			if families[v] == nil {
+				return fmt.Errorf("no such family")
+			}
+			o.Family = v
+			return nil
+		},
+	},
 	"delay": {
 		func(o *Options) string { return o.Delay.String() },
 		func(o *Options, v string) (err error) { o.Delay, err = time.ParseDuration(v); return err },

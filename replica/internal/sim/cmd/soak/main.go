@@ -18,6 +18,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/go-blockmirror/blockmirror/replica/internal/sim"
@@ -33,6 +34,7 @@ func main() {
 	trace := flag.Bool("trace", false, "print what happens, with -seed or -script")
 	shrink := flag.Bool("shrink", true, "look for a shorter script that fails")
 	keepGoing := flag.Bool("keep-going", false, "go on after a failure; the summary has the failures by kind")
+	family := flag.String("family", "", "play another kind of runs: one of "+strings.Join(sim.Families(), ", "))
 	only := flag.String("only", "", "play only the seeds with these administrators: careful or reckless")
 	flag.Parse()
 	switch {
@@ -46,13 +48,18 @@ func main() {
 		}
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(2)
+	case *family != "" && !slices.Contains(sim.Families(), *family):
+		fmt.Fprintln(os.Stderr, "no such family:", *family)
+		os.Exit(2)
 	case *seed != 0:
-		os.Exit(single(sim.Plan(*seed), *trace))
+		s := sim.Plan(*seed)
+		s.Options.Family = *family
+		os.Exit(single(s, *trace))
 	}
 	if *minutes == 0 && *seeds == 0 {
 		*minutes = 1
 	}
-	p := plan{from: *from, seeds: *seeds, stride: *stride, limit: time.Duration(*minutes * float64(time.Minute)),
+	p := plan{family: *family, from: *from, seeds: *seeds, stride: *stride, limit: time.Duration(*minutes * float64(time.Minute)),
 		careful: *only != "reckless", reckless: *only != "careful", shrink: *shrink, keepGoing: *keepGoing}
 	os.Exit(p.run())
 }
@@ -73,6 +80,7 @@ func single(s sim.Script, trace bool) int {
 
 // plan says which seeds are played, and what follows from a failure.
 type plan struct {
+	family              string
 	from, seeds, stride uint64
 	limit               time.Duration
 	careful, reckless   bool
@@ -87,6 +95,7 @@ func (p *plan) run() int {
 	seed := p.from
 	for ; (p.seeds == 0 || seed < p.from+p.seeds*p.stride) && (p.limit == 0 || time.Since(began) < p.limit); seed += p.stride {
 		s := sim.Plan(seed)
+		s.Options.Family = p.family
 		if s.Options.Reckless && !p.reckless || !s.Options.Reckless && !p.careful {
 			continue
 		}
