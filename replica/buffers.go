@@ -24,14 +24,15 @@ type buffers struct {
 // payloadBuffer is a core.Buffer that knows where it came from.
 type payloadBuffer struct {
 	core.Buffer
-	owner *buffers
+	owner     *buffers
+	forgotten bool // a device that does not answer has it
 }
 
 func newBuffers(maxBytes int64) *buffers {
 	b := &buffers{pool: blockdev.NewPool(max(maxBytes, minBufferBytes))}
 	b.spare.New = func() any {
 		p := &payloadBuffer{owner: b}
-		p.Free = p.release
+		p.Free, p.Forget = p.release, p.forget
 		return p
 	}
 	return b
@@ -62,8 +63,17 @@ func (b *buffers) wrap(data []byte) *core.Buffer {
 func (p *payloadBuffer) release(*core.Buffer) {
 	data := p.Data
 	p.Data = nil
+	if p.forgotten {
+		return // the memory is not the pool's any more
+	}
 	p.owner.pool.Put(data[:cap(data)])
 	p.owner.spare.Put(p)
+}
+
+// forget is the buffer's Forget.
+func (p *payloadBuffer) forget(*core.Buffer) {
+	p.forgotten = true
+	p.owner.pool.Lose(p.Data)
 }
 
 // close lets go of the memory that nobody uses.

@@ -116,6 +116,27 @@ type VolumeConfig struct {
 	// value detaches it and goes on over the peer.
 	OnIOError OnIOError
 
+	// DiskTimeout is how long one request to the disk, or to its metadata, may take
+	// ("disk-timeout"), 100 ms to 10 minutes; 0, the default, for as long as it takes. A
+	// disk that is slower is detached by force, whatever OnIOError says (but its handler
+	// runs with CallLocalIOError), and the application goes on over the peer. The disk
+	// can be attached again when it has answered everything.
+	//
+	// It is dangerous, as drbd.conf(5) says: what the disk was given it may still do. A
+	// disk that is only slow, as a RAID that looks for bad sectors is, is given up for
+	// nothing, and its copy is out of date. A request that hangs may be done at any
+	// later time, even after another program has taken the disk: Attach of the same
+	// device waits for that to be over, but cannot know of a device that was closed and
+	// opened under another name. Choose a time well above what the disk may take for
+	// its own recovery, which is 30 s and more for many, and below Timeout times
+	// KoCount of the peer, who otherwise gives up this node first.
+	//
+	// The kernel's driver hands the buffer of such a request back to its owner, and the
+	// machine must be stopped when the disk answers late. Here the disk never has the
+	// application's buffers while DiskTimeout is set: requests work on copies, and are
+	// done on goroutines of their own. That costs throughput on a fast disk.
+	DiskTimeout time.Duration
+
 	// Fencing says what is done about a peer that is lost ("fencing").
 	Fencing Fencing
 
@@ -451,6 +472,7 @@ func (v *VolumeConfig) validate() error {
 		inRange("Minor", int64(v.Minor), 0, 1<<20-1),
 		inRangeOr0("ALExtents", int64(v.ALExtents), 67, 65534),
 		inRange("QueueDepth", int64(v.QueueDepth), 0, 1<<16),
+		inRangeOr0("DiskTimeout", int64(v.DiskTimeout), int64(100*time.Millisecond), int64(10*time.Minute)),
 		inRange("Fencing", int64(v.Fencing), 0, int64(ResourceAndStonith)),
 		inRange("OnIOError", int64(v.OnIOError), 0, int64(CallLocalIOError)),
 		inRange("ReadBalancing", int64(v.ReadBalancing), 0, int64(ReadStriping1M)),

@@ -8,6 +8,7 @@ import (
 
 	"github.com/go-blockmirror/blockmirror/metadata"
 	"github.com/go-blockmirror/blockmirror/protocol"
+	"github.com/go-blockmirror/blockmirror/replica/blockdev"
 	"github.com/go-blockmirror/blockmirror/replica/internal/core"
 )
 
@@ -15,7 +16,7 @@ import (
 // units, and fills in DRBD's defaults.
 func (r *Resource) coreConfig() core.Config {
 	out := core.Config{
-		Name: r.cfg.Name, Rand: random, Buffers: r.buffers,
+		Name: r.cfg.Name, Rand: random, Buffers: r.buffers, Memory: blockdev.AlignedBuffer,
 		NoData: core.NoData(r.cfg.OnNoData), SuspendLimit: r.cfg.SuspendLimit,
 		Arbiter: r.cfg.Arbiter != nil, QuorumLostIOError: r.cfg.OnQuorumLost == QuorumError,
 		Fencer: r.cfg.Fencer != nil, Handlers: r.cfg.Handlers.waits(),
@@ -39,6 +40,7 @@ func coreVolume(v *VolumeConfig) core.VolumeConfig {
 	out := core.VolumeConfig{
 		Number: v.ID, Minor: or(v.Minor, int(v.ID)), UserSize: uint64(v.Size) / metadata.SectorSize,
 		ALExtents: v.ALExtents, NoALUpdates: v.NoALUpdates, DiskFlushes: !v.NoDiskFlushes, DetachOnIO: core.OnIOError(v.OnIOError),
+		DiskTimeout:   v.DiskTimeout,
 		ReadBalancing: core.ReadBalancing(v.ReadBalancing), DiskDepth: v.QueueDepth,
 		Fencing:     core.Fencing(v.Fencing),
 		AssumeClean: v.AssumeClean,

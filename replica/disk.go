@@ -57,11 +57,37 @@ func (gone) Do(op *blockdev.Op) {
 		op.Done(op)
 	}
 }
+func (gone) Abandon()     {}
 func (gone) Close() error { return nil }
+
+// abandon keeps the requests of the disk that have not reached it from doing so.
+func (d *disk) abandon() {
+	if d == nil {
+		return
+	}
+	d.data.Abandon()
+	if d.md != d.data {
+		d.md.Abandon()
+	}
+}
+
+// shares reports whether two disks use a device together, as far as can be known.
+func (d *disk) shares(o *Disk) bool {
+	if d == nil {
+		return false
+	}
+	for _, dev := range []blockdev.Device{o.Device, o.metaDevice()} {
+		if blockdev.Same(d.dev, dev) || blockdev.Same(d.meta, dev) {
+			return true
+		}
+	}
+	return false
+}
 
 // disk is a backing device in service, with its queues.
 type disk struct {
 	dev      blockdev.Device
+	meta     blockdev.Device // that of the metadata
 	data, md blockdev.Queue
 	pace     atomic.Int64 // ns that a small request takes when it is performed at once
 }
@@ -79,7 +105,9 @@ func (d *disk) close() {
 
 // Attach brings a disk into service: that of VolumeConfig if d.Device is nil.
 // While the resource is connected, the nodes compare the data and resync what
-// differs. Errors: ErrAttached, ErrDataStale, ErrShrink, ErrConfig, those of
+// differs. A device that was given up because it did not answer (VolumeConfig.DiskTimeout,
+// Detach with Force) is taken again when it has answered all requests: until then it is
+// ErrHung. Errors: ErrAttached, ErrDataStale, ErrShrink, ErrConfig, ErrHung, those of
 // package metadata, the device's.
 func (v *Volume) Attach(ctx context.Context, d Disk) error {
 	if err := v.attach(ctx, d); err != nil {
@@ -105,11 +133,17 @@ func (v *Volume) attach(ctx context.Context, d Disk) error {
 	if v.diskState() != protocol.Diskless {
 		return ErrAttached
 	}
+	other := !v.disk.Load().shares(&d)
+	if n := v.hung(); n > 0 && !other {
+		// It is not even read before all of them have ended: they may still change it.
+		return fmt.Errorf("%w: it still has %d requests of the time before, and may write old data over new; wait until they have ended, or attach another disk", ErrHung, n)
+	}
 	img, err := load(ctx, d)
 	if err != nil {
 		return err
 	}
-	in := &disk{dev: d.Device, data: blockdev.NewQueue(d.Device, v.r.queueDepth(&v.cfg))}
+	img.Other = other
+	in := &disk{dev: d.Device, meta: d.metaDevice(), data: blockdev.NewQueue(d.Device, v.r.queueDepth(&v.cfg))}
 	if in.md = in.data; d.MetaDevice != nil {
 		in.md = blockdev.NewQueue(d.MetaDevice, metaWorkers)
 	}
@@ -129,7 +163,9 @@ func (v *Volume) attach(ctx context.Context, d Disk) error {
 // Detach takes the disk out of service, with clean metadata. The volume goes on
 // over the peer; it is refused if the peer has no UpToDate data. When it returns,
 // the device is not in use any more, except with the option Force, which leaves
-// requests that hang to themselves.
+// requests that hang to themselves. Reads and writes of the application that hang use its
+// buffers, and so they are waited for even then; with VolumeConfig.DiskTimeout, which has
+// them work on copies, they are not.
 func (v *Volume) Detach(ctx context.Context, opts ...DetachOption) error {
 	var o detachOptions
 	for _, opt := range opts {
@@ -188,6 +224,13 @@ func (v *Volume) diskState() protocol.DiskState {
 	v.r.mu.Lock()
 	defer v.r.mu.Unlock()
 	return v.r.snapshot().Volumes[v.index].State.Disk
+}
+
+// hung returns how many requests a disk has not answered that was given up.
+func (v *Volume) hung() int {
+	v.r.mu.Lock()
+	defer v.r.mu.Unlock()
+	return v.r.snapshot().Volumes[v.index].Hung
 }
 
 // closeQueues waits for all disk operations.

@@ -124,7 +124,11 @@ func (r *Resource) guarded(w *work, event func(*core.Core)) {
 
 // count keeps the books on what is out, which must be right even after a failure.
 func (r *Resource) count(w *work) {
-	r.opsOut -= len(w.done)
+	for _, op := range w.done {
+		if !op.Abandoned() {
+			r.opsOut--
+		}
+	}
 	for _, s := range w.sent {
 		r.outsOut--
 		s.st.sending = false
@@ -142,7 +146,9 @@ func (r *Resource) route(c *core.Core, w *work) {
 	r.opsOut += len(w.eff.Ops)
 	solo := w.solo && r.opsOut == 1 && len(w.eff.Ops) == 1 && w.eff.Ops[0].Len <= soloBytes
 	for _, op := range w.eff.Ops {
-		if solo || w.inline && op.IO == &w.call.io && (!r.crowded() || r.diskOf(op).fast()) {
+		d := r.volumes[op.Volume].disk.Load()
+		op.User = d
+		if !op.Limited && (solo || w.inline && op.IO == &w.call.io && (!r.crowded() || d.fast())) {
 			w.own = append(w.own, op)
 		} else {
 			w.jobs = append(w.jobs, r.newDiskOp(op))
@@ -151,7 +157,7 @@ func (r *Resource) route(c *core.Core, w *work) {
 	for _, io := range w.eff.Done {
 		r.inFlight.remove(io.User.(*call))
 	}
-	if len(w.eff.Net)+len(w.eff.Commands)+len(w.eff.Events)+len(w.eff.Logs) > 0 {
+	if len(w.eff.Net)+len(w.eff.Commands)+len(w.eff.Events)+len(w.eff.Logs)+len(w.eff.Abandoned) > 0 {
 		r.routeRare(c, w)
 	}
 	for _, l := range r.links {
@@ -164,6 +170,10 @@ func (r *Resource) route(c *core.Core, w *work) {
 
 // routeRare is the part of route that a plain read or write has no use for.
 func (r *Resource) routeRare(c *core.Core, w *work) {
+	for _, op := range w.eff.Abandoned {
+		r.opsOut--
+		op.User.(*disk).abandon()
+	}
 	for _, l := range w.eff.Logs {
 		r.log.add(l.Level, r.volumeID(l.Volume), l.Text)
 	}

@@ -25,8 +25,11 @@ var (
 	ErrInternal = core.ErrInternal
 	// ErrHung: a disk did not answer within the time that Shutdown was given.
 	// The resource is closed, but the device and the buffers of the requests
-	// that hang are still in use until the device answers.
-	ErrHung = errors.New("a disk does not answer")
+	// that hang are still in use until the device answers. From Attach: so is the
+	// device that is to be attached.
+	ErrHung = core.ErrHung
+	// ErrDiskTimeout: a disk has not answered within VolumeConfig.DiskTimeout.
+	ErrDiskTimeout = core.ErrDiskTimeout
 
 	// ErrNotPrimary: I/O on a Secondary. Promote it.
 	ErrNotPrimary = core.ErrNotPrimary

@@ -17,6 +17,7 @@ import (
 type diskOp struct {
 	op   blockdev.Op
 	core *core.Op
+	disk *disk
 	r    *Resource
 	w    work
 }
@@ -29,13 +30,13 @@ func newDiskOp(r *Resource) *diskOp {
 
 func (r *Resource) newDiskOp(op *core.Op) *diskOp {
 	d := r.diskOps.Get().(*diskOp)
-	d.core = op
+	d.core, d.disk = op, op.User.(*disk)
 	translate(&d.op, op)
 	return d
 }
 
 func (r *Resource) freeDiskOp(d *diskOp) {
-	d.core, d.op.Buf = nil, nil
+	d.core, d.disk, d.op.Buf = nil, nil, nil
 	r.diskOps.Put(d)
 }
 
@@ -74,9 +75,9 @@ func (w *work) perform(r *Resource) {
 // submit gives w.jobs to the queues, each run for the same queue at once.
 func (w *work) submit(r *Resource) {
 	for i := 0; i < len(w.jobs); {
-		q := r.queueOf(w.jobs[i].core)
+		q := w.jobs[i].queue()
 		w.batch = w.batch[:0]
-		for ; i < len(w.jobs) && r.queueOf(w.jobs[i].core) == q; i++ {
+		for ; i < len(w.jobs) && w.jobs[i].queue() == q; i++ {
 			w.batch = append(w.batch, &w.jobs[i].op)
 		}
 		// From here on the operations may end, and be reused, at any time.
@@ -91,16 +92,15 @@ func (w *work) submit(r *Resource) {
 	w.jobs = w.jobs[:0]
 }
 
-// diskOf returns the disk that an operation is for, nil if it has gone.
-func (r *Resource) diskOf(op *core.Op) *disk { return r.volumes[op.Volume].disk.Load() }
+// queue is where the operation goes.
+func (d *diskOp) queue() blockdev.Queue { return d.disk.queue(d.core.Meta) }
 
-// queueOf returns the queue that an operation goes to.
-func (r *Resource) queueOf(op *core.Op) blockdev.Queue {
-	d := r.diskOf(op)
+// queue returns the disk's queue for data or for metadata.
+func (d *disk) queue(meta bool) blockdev.Queue {
 	switch {
 	case d == nil:
 		return gone{}
-	case op.Meta:
+	case meta:
 		return d.md
 	}
 	return d.data
@@ -109,13 +109,14 @@ func (r *Resource) queueOf(op *core.Op) blockdev.Queue {
 // performOwn performs w's own operations on this goroutine.
 func (w *work) performOwn(r *Resource) {
 	for _, op := range w.own {
+		d := op.User.(*disk)
 		translate(&w.op, op)
 		if w.turn++; w.turn%paceSample == 0 {
 			began := time.Now()
-			r.queueOf(op).Do(&w.op)
-			r.diskOf(op).took(op, time.Since(began))
+			d.queue(op.Meta).Do(&w.op)
+			d.took(op, time.Since(began))
 		} else {
-			r.queueOf(op).Do(&w.op)
+			d.queue(op.Meta).Do(&w.op)
 		}
 		op.Err = w.op.Err
 		op.Sum()

@@ -55,6 +55,10 @@ var settings = map[string]func(o *option, value string) error{
 		o.v.OnIOError, err = named[replica.OnIOError](s)
 		return err
 	},
+	"disk-timeout": func(o *option, s string) (err error) {
+		o.v.DiskTimeout, err = time.ParseDuration(s)
+		return err
+	},
 	"on-no-data-accessible": func(o *option, s string) (err error) {
 		o.cfg.OnNoData, err = named[replica.OnNoData](s)
 		return err

@@ -315,6 +315,7 @@ var counters = map[string]func(replica.VolumeStatus) int64{
 	"unacked": func(v replica.VolumeStatus) int64 { return int64(v.Unacked) },
 	"local":   func(v replica.VolumeStatus) int64 { return int64(v.LocalPending) },
 	"app":     func(v replica.VolumeStatus) int64 { return int64(v.AppPending) },
+	"hung":    func(v replica.VolumeStatus) int64 { return int64(v.Hung) },
 	"size":    func(v replica.VolumeStatus) int64 { return v.Size },
 }
 

@@ -71,6 +71,9 @@ type VolumeStatus struct {
 	// the local disk, for the peer's answer, for our answer to the peer, and of
 	// the application: lo, pe, ua and ap.
 	LocalPending, Pending, Unacked, AppPending int
+	// Hung is how many requests a disk has not answered that was given up for that
+	// (VolumeConfig.DiskTimeout, Detach with Force): it cannot be attached before.
+	Hung int
 	// Epochs is ep of /proc/drbd.
 	Epochs int
 
@@ -145,7 +148,7 @@ func volumeStatusOf(v *core.VolumeSnapshot, epochs int) VolumeStatus {
 		Written: int64(v.Written) * kib, Read: int64(v.Read) * kib,
 		ALWrites: v.ALWrites, BitmapWrites: v.BMWrites,
 		LocalPending: v.LocalPending, Pending: v.Pending, Unacked: v.Unacked, AppPending: v.AppPending,
-		Epochs: epochs, LastVerdict: v.Last,
+		Hung: v.Hung, Epochs: epochs, LastVerdict: v.Last,
 	}
 	if rs := v.Resync; rs != nil {
 		out.Resync = &ResyncStatus{

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
+	"reflect"
 )
 
 // SectorSize is the unit of every offset and length: 512 bytes, DRBD's sector
@@ -31,6 +33,8 @@ var (
 	ErrReadOnly = errors.New("blockdev: the disk is open read-only")
 	// ErrClosed: the device or the queue was closed. It is fs.ErrClosed too.
 	ErrClosed = fmt.Errorf("blockdev: %w", fs.ErrClosed)
+	// ErrAbandoned: the queue was abandoned before the request had reached the device.
+	ErrAbandoned = errors.New("blockdev: the device was given up, the request was not begun")
 	// ErrFlushFailed: a flush failed earlier, so nothing written before it may be
 	// believed to be durable, although a later flush would report success. The
 	// device must be closed and opened again.
@@ -89,6 +93,20 @@ type ZeroWriter interface {
 // other writes are not.
 type FUAWriter interface {
 	WriteAtFUA(p []byte, off int64) (int, error)
+}
+
+// Same reports whether two devices are certainly the same: one value, or two Files of one
+// path's file. Others may be too, as two names of a disk are.
+func Same(a, b Device) bool {
+	if a == nil || b == nil {
+		return false
+	}
+	if x, ok := a.(*File); ok {
+		if y, ok := b.(*File); ok {
+			return x == y || os.SameFile(x.info, y.info)
+		}
+	}
+	return reflect.TypeOf(a).Comparable() && a == b
 }
 
 // Resizer is a Device whose size can change under it.

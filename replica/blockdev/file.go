@@ -50,6 +50,7 @@ type Options struct {
 type File struct {
 	f     *os.File
 	path  string
+	info  fs.FileInfo
 	block bool // a block device
 	size  atomic.Int64
 
@@ -116,6 +117,7 @@ func (f *File) setUp(before fs.FileInfo, opt Options) error {
 	if !os.SameFile(before, st) {
 		return fmt.Errorf("open %s: %w: it was replaced meanwhile, try again", f.path, ErrBusy)
 	}
+	f.info = st
 	if !opt.NoLock {
 		if err := f.lock(opt); err != nil {
 			return err

@@ -135,6 +135,19 @@ func (p *Pool) Put(b []byte) {
 	}
 }
 
+// Lose tells the pool that a buffer that it lent will not be Put: whoever has it keeps it,
+// and there is room for another.
+func (p *Pool) Lose(b []byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.lent -= classSize(classOf(cap(b))); p.lent < 0 {
+		panic("blockdev: Pool.Lose of more than was lent")
+	}
+	if !p.closed {
+		p.serveLocked()
+	}
+}
+
 // Lent returns how many bytes are out, rounded up to the size classes.
 func (p *Pool) Lent() int64 {
 	p.mu.Lock()

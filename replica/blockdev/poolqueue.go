@@ -3,7 +3,10 @@
 
 package blockdev
 
-import "sync"
+import (
+	"sync"
+	"sync/atomic"
+)
 
 // poolQueue is the portable Queue: goroutines that call the device.
 //
@@ -15,7 +18,8 @@ import "sync"
 //	                                 PreFlush                 FUA
 type poolQueue struct {
 	performer
-	max int
+	max       int
+	abandoned atomic.Bool
 
 	mu      sync.Mutex
 	work    sync.Cond // there is something in waiting, or the queue is closed
@@ -131,8 +135,15 @@ func (q *poolQueue) Do(op *Op) {
 	}
 	q.live++
 	q.mu.Unlock()
+	if q.abandoned.Load() {
+		q.finish(op, ErrAbandoned)
+		return
+	}
 	q.finish(op, q.all(op))
 }
+
+// Abandon implements Queue.
+func (q *poolQueue) Abandon() { q.abandoned.Store(true) }
 
 // Close implements Queue.
 func (q *poolQueue) Close() error {
@@ -179,6 +190,10 @@ func (q *poolQueue) worker() {
 // step takes op as far as it gets without waiting for another op's flush.
 func (q *poolQueue) step(op *Op) {
 	for {
+		if q.abandoned.Load() {
+			q.finish(op, ErrAbandoned)
+			return
+		}
 		if op.stage == stageFUA || op.stage == stageStart && (op.PreFlush || op.Kind == OpFlush) {
 			if !q.flush(op) {
 				return

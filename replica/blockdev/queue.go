@@ -98,6 +98,10 @@ type Queue interface {
 	// its Done, if any, was called. For a lone request it saves two changes of
 	// goroutine.
 	Do(op *Op)
+	// Abandon gives the device up: no op reaches it any more but those that have. The
+	// others end with ErrAbandoned, those that come later at once, those that wait for
+	// their turn when it comes. It does not wait, and calls nothing.
+	Abandon()
 	// Close waits until every op that was submitted has ended, and for all Do
 	// calls, then stops the queue's goroutines. It does not close the device. It
 	// must not be called from Done.

@@ -158,8 +158,8 @@ func (q *ringQueue) beginAll() bool {
 	for q.waiting.head != nil && len(q.free) > 0 {
 		op := q.waiting.pop()
 		switch {
-		case !q.ours(op), q.idle() && q.side.busy() < q.aside:
-			// With its flushes: side has the same stages.
+		case q.side.abandoned.Load(), !q.ours(op), q.idle() && q.side.busy() < q.aside:
+			// With its flushes: side has the same stages. It also ends what was abandoned.
 			q.toSideLocked(op)
 		case op.Kind == OpFlush || op.PreFlush && op.stage == stageStart:
 			q.group.push(op)
@@ -224,8 +224,15 @@ func (q *ringQueue) Do(op *Op) {
 	}
 	q.live++
 	q.mu.Unlock()
+	if q.side.abandoned.Load() {
+		q.finish(op, ErrAbandoned)
+		return
+	}
 	q.finish(op, q.all(op))
 }
+
+// Abandon implements Queue.
+func (q *ringQueue) Abandon() { q.side.Abandon() }
 
 // Close implements Queue.
 func (q *ringQueue) Close() error {

@@ -180,3 +180,21 @@ func TestRingSubmitterThreadEnds(t *testing.T) {
 		require.Equal(t, fill(4096, uint64(i)), got)
 	}
 }
+
+// TestRingAbandon: nothing that comes later reaches the disk.
+func TestRingAbandon(t *testing.T) {
+	f, q := newPureRing(t, 3)
+	require.NoError(t, submit(q, &Op{Kind: OpWrite, Buf: fill(4096, 1)}))
+	q.Abandon()
+	for _, op := range []*Op{{Kind: OpWrite, Buf: fill(4096, 2)}, {Kind: OpFlush}, {Kind: OpWrite, Buf: fill(4096, 2), PreFlush: true, FUA: true}} {
+		require.ErrorIs(t, submit(q, op), ErrAbandoned)
+		op.Done = nil
+		q.Do(op)
+		require.ErrorIs(t, op.Err, ErrAbandoned)
+	}
+	require.NoError(t, q.Close())
+	got := AlignedBuffer(4096)
+	_, err := f.ReadAt(got, 0)
+	require.NoError(t, err)
+	require.Equal(t, fill(4096, 1), got)
+}

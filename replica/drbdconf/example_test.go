@@ -14,7 +14,7 @@ const text = `
 resource r0 {
   protocol C;
   syncer { rate 125M; }
-  disk { on-io-error detach; disk-timeout 100; }
+  disk { disk-timeout 100; md-flushes no; }
   on alpha { device /dev/drbd0; disk /dev/vg1/mirror0; meta-disk internal; address 192.0.2.2:7788; }
   on beta  { device /dev/drbd0; disk /dev/vg1/mirror0; meta-disk internal; address 192.0.2.3:7788; }
 }`
@@ -46,7 +46,7 @@ func ExampleResource_Node() {
 	// Output:
 	// r0 internal 125 MiB/s
 	// /dev/vg1/mirror0 192.0.2.2:7788 -> beta 192.0.2.3:7788
-	// drbd.conf:5:30: disk disk-timeout: not supported: this node does as with disk-timeout 0
+	// drbd.conf:5:28: disk md-flushes: no effect: metadata is always flushed
 }
 
 // Everything that is wrong in a file is reported, with its place.
@@ -85,8 +85,8 @@ func ExampleConfig_Dump() {
 	//     }
 	//     disk {
 	//         resync-rate      125M;
-	//         on-io-error      detach;
 	//         disk-timeout     100;
+	//         md-flushes        no;
 	//     }
 	// }
 }

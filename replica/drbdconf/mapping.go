@@ -83,6 +83,7 @@ var mappings = map[place]func(m *mapper, o Option, n int64){
 	{"disk", "rs-discard-granularity"}: func(m *mapper, o Option, n int64) { m.thin(o, n) },
 	{"disk", "size"}:                   func(m *mapper, _ Option, n int64) { m.vol.Size = n * metadata.SectorSize },
 	{"disk", "on-io-error"}:            func(m *mapper, o Option, _ int64) { m.onIOError(o) },
+	{"disk", "disk-timeout"}:           func(m *mapper, _ Option, n int64) { m.vol.DiskTimeout = time.Duration(n) * decisecond },
 	{"disk", "read-balancing"}:         func(m *mapper, o Option, _ int64) { m.readBalancing(o) },
 	{"disk", "al-updates"}:             func(m *mapper, o Option, _ int64) { m.vol.NoALUpdates = o.Value == "no" },
 	{"disk", "disk-flushes"}:           func(m *mapper, o Option, _ int64) { m.vol.NoDiskFlushes = o.Value == "no" },

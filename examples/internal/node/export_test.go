@@ -12,12 +12,10 @@ var (
 // Inert reports whether an option is accepted without effect.
 func (t optionTable) Inert(name string) bool { return t[name].inert }
 
-// Other returns a value that is not the option's default, "" if only the default is taken.
+// Other returns a value that is not the option's default.
 func (t optionTable) Other(name string) string {
 	o := t[name]
 	switch {
-	case notYet[name] != "":
-		return ""
 	case o.kind == optBool:
 		return map[string]string{"yes": "no", "no": "yes"}[o.def]
 	case o.kind == optChoice:

@@ -128,11 +128,6 @@ var ResourceOptions = optionTable{
 	"on-no-data-accessible": choice("io-error", "suspend-io"),
 }
 
-// notYet are values that the SDK cannot honour, and that would be unsafe to ignore.
-var notYet = map[string]string{
-	"disk-timeout": "0",
-}
-
 // optionTable has the options of one kind by name.
 type optionTable map[string]option
 
@@ -157,9 +152,6 @@ func (t optionTable) Check(in Options) (Options, error) {
 		norm, err := o.normal(name, value)
 		if err != nil {
 			return nil, err
-		}
-		if only, limited := notYet[name]; limited && norm != only {
-			return nil, failure(CodeInvalid, "%s %s is not supported", name, norm)
 		}
 		if norm != o.def {
 			out[name] = norm
@@ -257,6 +249,7 @@ func applyDisk(v *replica.VolumeConfig, o Options) {
 	v.ALExtents = int(t.number(o, "al-extents"))
 	v.NoALUpdates = !t.yes(o, "al-updates")
 	v.NoDiskFlushes = !t.yes(o, "disk-flushes")
+	v.DiskTimeout = t.deciseconds(o, "disk-timeout")
 	v.ReadBalancing, _ = replica.ParseReadBalancing(t.value(o, "read-balancing")) // Check knows the names
 	for _, p := range []replica.Fencing{replica.DontCare, replica.ResourceOnly, replica.ResourceAndStonith} {
 		if p.String() == t.value(o, "fencing") {

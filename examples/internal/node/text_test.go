@@ -66,7 +66,7 @@ func TestOptionValues(t *testing.T) {
 	}
 	for name, bad := range map[string]string{
 		"al-extents": "66", "resync-rate": "9999999999999999999", "c-plan-ahead": "2s", "size": "-5", "disk-flushes": "maybe",
-		"on-io-error": "panic", "nothing": "1", "disk-timeout": "10", "c-max-rate": "1",
+		"on-io-error": "panic", "nothing": "1", "disk-timeout": "6001", "c-max-rate": "1",
 	} {
 		_, err := DiskOptions.Check(Options{name: bad})
 		require.Error(t, err, "%s %s", name, bad)

@@ -19,9 +19,9 @@ type alState struct {
 	retry   []*alHold // scratch
 	evicted []activitylog.Extent
 	pages   []int
-	block   [metadata.BlockSize]byte
-	offset  int64 // where the block under way goes
-	susp    bool  // everything is marked on disk, and nobody clears marks: no log is needed
+	block   *[metadata.BlockSize]byte // under way; a disk that does not answer keeps it
+	offset  int64                     // where the block under way goes
+	susp    bool                      // everything is marked on disk, and nobody clears marks: no log is needed
 }
 
 // alHold is a write's hold on its extents.
@@ -96,7 +96,7 @@ func (v *volume) alCommit() {
 	if v.al.writing || v.al.log == nil || v.al.log.Pending() == 0 || !v.metaUsable() {
 		return
 	}
-	t, evicted, ok := v.al.log.Prepare(&v.al.block, v.al.evicted[:0])
+	t, evicted, ok := v.al.log.Prepare(v.al.block, v.al.evicted[:0])
 	v.al.evicted = evicted
 	if !ok {
 		return

@@ -24,6 +24,7 @@ type DiskImage struct {
 	Capacity   uint64         // sectors that the backing device offers
 	Limits     DiskLimits
 	SameDevice bool // metadata lies on the data device
+	Other      bool // it is certainly not the disk that the volume had last
 }
 
 // DiskLimits is what the backing device can do.
@@ -148,6 +149,8 @@ func (v *volume) checkAttach(img *DiskImage) error {
 	switch {
 	case v.disk != protocol.Diskless:
 		return ErrAttached
+	case v.hung > 0 && !img.Other:
+		return v.stillHung()
 	case img.Capacity == 0:
 		return fmt.Errorf("%w: the disk has no room for data", ErrConfig)
 	case v.user > img.Capacity:

@@ -32,6 +32,8 @@ type Config struct {
 	Rand func() uint64
 	// Buffers holds data read for the peer.
 	Buffers Allocator
+	// Memory makes n bytes as disks like them; nil for any.
+	Memory func(n int) []byte
 
 	noPeer bool // Peers was empty
 }
@@ -45,6 +47,7 @@ type VolumeConfig struct {
 	NoALUpdates bool   // "al-updates no": no log; after a crash as Primary everything is copied
 	DiskFlushes bool   // "disk-flushes"
 	DetachOnIO  OnIOError
+	DiskTimeout time.Duration // "disk-timeout": for one operation, 0 for none
 	// "read-balancing"; DiskDepth is how many requests make the own disk congested, 0 for 64.
 	ReadBalancing ReadBalancing
 	DiskDepth     int

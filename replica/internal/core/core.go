@@ -38,6 +38,7 @@ type Core struct {
 	freeReq  *request
 	freeOp   *Op
 	freePeer *peerReq
+	copies   memory
 }
 
 // transition is one state change whose consequences are still to be drawn.
@@ -161,23 +162,45 @@ func (c *Core) op() *Op {
 
 // issue asks the shell for a disk operation.
 func (c *Core) issue(o *Op) {
+	v := o.vol
 	o.since = c.now
-	o.vol.opsPending++
+	v.opsPending++
+	v.ops.add(o)
+	if v.cfg.DiskTimeout > 0 {
+		v.limit(o)
+	}
 	c.eff.Ops = append(c.eff.Ops, o)
 }
 
 // OpDone reports the end of a disk operation; op.Err says how.
 func (c *Core) OpDone(o *Op) {
-	o.vol.opsPending--
-	done, fn := o.done, o.fn
+	if o.abandoned {
+		c.reclaim(o)
+		c.settle()
+		return
+	}
+	v := o.vol
+	v.opsPending--
+	v.ops.remove(o)
+	v.unlimit(o)
 	o.Sum() // if the shell has not
+	c.conclude(o)
+	c.settle()
+}
+
+// conclude lets whoever asked for an operation go on.
+func (c *Core) conclude(o *Op) {
+	done, fn := o.done, o.fn
 	switch {
 	case done != nil:
 		done(c, o)
 	case fn != nil:
 		fn(o.Err)
 	}
-	o.done, o.fn, o.req, o.peer, o.epoch, o.from, o.Buf, o.IO = nil, nil, nil, nil, nil, nil, nil, nil
+	c.recycle(o)
+}
+
+func (c *Core) recycle(o *Op) {
+	o.done, o.fn, o.req, o.peer, o.epoch, o.from, o.Buf, o.IO, o.User = nil, nil, nil, nil, nil, nil, nil, nil, nil
 	o.next, c.freeOp = c.freeOp, o
-	c.settle()
 }

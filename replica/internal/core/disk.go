@@ -19,6 +19,7 @@ const (
 	causeRead cause = iota
 	causeWrite
 	causeMeta
+	causeTimeout
 )
 
 // diskFailed applies on-io-error (spec: behaviour 5.8).
@@ -32,7 +33,7 @@ func (v *volume) diskFailed(why cause, what string, err error) {
 		return // Attach reports it
 	}
 	pd := v.pds[0]
-	if v.cfg.DetachOnIO == IOPassOn && why != causeMeta {
+	if v.cfg.DetachOnIO == IOPassOn && why != causeMeta && why != causeTimeout {
 		pd.abortVerify(ErrIO)
 		if v.disk > protocol.Inconsistent {
 			v.c.change(pd, fact, func(s *protocol.State) { s.Disk = protocol.Inconsistent })
@@ -91,7 +92,8 @@ func (v *volume) diskless() {
 }
 
 // Detach takes the disk out of service and leaves clean metadata. With force it
-// does not wait for hanging disk operations' results.
+// does not wait for disk operations that hang, but for those that use the
+// application's memory (see disktimeout.go).
 func (c *Core) Detach(cmd *Command, vol int, force bool) {
 	v := c.vols[vol]
 	defer c.settle()
@@ -104,6 +106,7 @@ func (c *Core) Detach(cmd *Command, vol int, force bool) {
 	if force {
 		v.lostCache = true
 		c.change(pd, fact, func(s *protocol.State) { s.Disk = protocol.Failed })
+		v.abandon(fmt.Errorf("%w: detached by force", ErrDiskless))
 		c.when(gone, func() { c.finish(cmd, nil) })
 		return
 	}

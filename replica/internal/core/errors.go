@@ -68,6 +68,11 @@ var (
 	// ErrShrink: the volume would become smaller (spec: behaviour 6.10; 10.4, 111 and 170).
 	ErrShrink = errors.New("the volume would shrink; set its size explicitly if that is meant")
 
+	// ErrDiskTimeout: a disk has not answered within disk-timeout (spec: behaviour 5.8).
+	ErrDiskTimeout = errors.New("the disk does not answer; it was detached, attach it again, or another, when it is well")
+	// ErrHung: requests of before are still in the disk.
+	ErrHung = errors.New("a disk does not answer")
+
 	// ErrIO: a disk failed and no other copy could serve the request.
 	ErrIO = errors.New("I/O error on every copy that could serve the request; see the log for the disk's own error")
 	// ErrRange: the request does not lie inside the volume.

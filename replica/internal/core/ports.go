@@ -45,6 +45,11 @@ type Op struct {
 	ZeroCheck bool
 	IO        *IO // the application request it serves, if any: the shell may run it on that caller's goroutine
 	Err       error
+	// Limited: it may be abandoned (Effects.Abandoned). The shell must not run it on a
+	// goroutine that anybody waits for.
+	Limited bool
+	// User is the shell's own.
+	User any
 
 	done  func(*Core, *Op) // continuation; a package function, so that no closure is built on the hot path
 	fn    func(error)      // continuation of cold paths
@@ -55,6 +60,11 @@ type Op struct {
 	vol   *volume
 	since time.Duration
 	next  *Op
+
+	before, after *Op     // in volume.ops
+	users         []byte  // the application's memory, of which Buf is a copy; nil if it is not
+	keep          *Buffer // what an abandoned operation still uses
+	abandoned     bool
 
 	summed  bool
 	allZero bool
@@ -94,12 +104,22 @@ func isZero(b []byte) bool {
 type Buffer struct {
 	Data []byte
 	Free func(*Buffer) // returns it to where it came from; called under the core's lock
+	// Forget is called, under the lock, when a device that does not answer has the memory:
+	// it must not count against any bound any more. Free is still to come. nil is allowed.
+	Forget func(*Buffer)
 }
 
 // Release returns the buffer to its owner.
 func (b *Buffer) Release() {
 	if b != nil && b.Free != nil {
 		b.Free(b)
+	}
+}
+
+// forget tells the owner that the memory will not come back soon, if ever.
+func (b *Buffer) forget() {
+	if b.Forget != nil {
+		b.Forget(b)
 	}
 }
 
@@ -249,7 +269,12 @@ type Event struct {
 // Effects is what one or more events led to. The shell performs all of it
 // outside its lock. Ops are independent; Net actions are performed in order.
 type Effects struct {
-	Ops      []*Op
+	Ops []*Op
+	// Abandoned are operations that the core does not wait for any more. Those that have
+	// not reached the device must not do so: their volume's disk is out of service. All of
+	// them, and their memory, belong to the shell until it hands them back with OpDone.
+	Abandoned []*Op
+
 	Done     []*IO
 	Net      []NetAction
 	Commands []*Command
@@ -260,13 +285,14 @@ type Effects struct {
 // Reset empties e and keeps its memory.
 func (e *Effects) Reset() {
 	clear(e.Ops)
+	clear(e.Abandoned)
 	clear(e.Done)
 	clear(e.Commands)
-	e.Ops, e.Done, e.Net = e.Ops[:0], e.Done[:0], e.Net[:0]
+	e.Ops, e.Abandoned, e.Done, e.Net = e.Ops[:0], e.Abandoned[:0], e.Done[:0], e.Net[:0]
 	e.Commands, e.Events, e.Logs = e.Commands[:0], e.Events[:0], e.Logs[:0]
 }
 
 // Empty reports whether there is nothing to perform.
 func (e *Effects) Empty() bool {
-	return len(e.Ops)+len(e.Done)+len(e.Net)+len(e.Commands)+len(e.Events)+len(e.Logs) == 0
+	return len(e.Ops)+len(e.Abandoned)+len(e.Done)+len(e.Net)+len(e.Commands)+len(e.Events)+len(e.Logs) == 0
 }

@@ -50,6 +50,7 @@ type VolumeSnapshot struct {
 	LocalPending, Pending, Unacked, AppPending int
 	Resync                                     *ResyncSnapshot // while a resync runs
 	Last                                       *metadata.Decision
+	Hung                                       int  // operations that were abandoned, and that the disk still has
 	Degraded                                   bool // the disk was attached after the crash of a Primary that was alone
 }
 
@@ -92,6 +93,7 @@ func (v *volume) snapshot() VolumeSnapshot {
 		ALWrites: v.alWrites, BMWrites: v.bmWrites,
 		LocalPending: v.localPending, Pending: pd.inFlight + pd.pending + pd.rsPending, Unacked: pd.unacked, AppPending: v.appPending,
 		Resync: pd.resync.snapshot(), Last: pd.lastDecision, Degraded: v.degraded,
+		Hung: v.hung,
 	}
 	if pd.conn != protocol.StandAlone {
 		s.Protocol = pd.p.protocol

@@ -14,15 +14,15 @@ import (
 type superWriter struct {
 	dirty   bool
 	writing bool
-	hold    int           // > 0: the bitmap has to be on disk first
-	waiting []func(error) // for the next write
-	inWrite []func(error) // for the one under way
-	current metadata.UUID // in the block under way
-	durable metadata.UUID // on disk
-	primary bool          // PrimaryInd is set on disk
-	setting bool          // and in the block under way
-	clean   bool          // the disk is leaving in order: the block says so
-	buf     [metadata.BlockSize]byte
+	hold    int                       // > 0: the bitmap has to be on disk first
+	waiting []func(error)             // for the next write
+	inWrite []func(error)             // for the one under way
+	current metadata.UUID             // in the block under way
+	durable metadata.UUID             // on disk
+	primary bool                      // PrimaryInd is set on disk
+	setting bool                      // and in the block under way
+	clean   bool                      // the disk is leaving in order: the block says so
+	buf     *[metadata.BlockSize]byte // of the block under way; a disk that does not answer keeps it
 }
 
 // syncSuper calls fn when the superblock as it is now, or as it is at the end of
@@ -95,8 +95,11 @@ func (v *volume) writeSuper(err error) {
 		v.superWritten(err)
 		return
 	}
+	if v.md.buf == nil {
+		v.md.buf = new([metadata.BlockSize]byte)
+	}
 	sb := v.superblock()
-	sb.Encode(&v.md.buf)
+	sb.Encode(v.md.buf)
 	v.md.current, v.md.setting = sb.Current, sb.Flags&metadata.PrimaryInd != 0
 	o := v.c.op()
 	o.Kind, o.Volume, o.vol, o.Meta = OpWrite, v.idx, v, true

@@ -38,6 +38,7 @@ func (c *Core) Deadline() (at time.Duration, ok bool) {
 		t = t.earliest(p.handshakeTimer).earliest(p.pingTimer).earliest(p.requestTimer()).earliest(p.retryTimer).earliest(p.acksTimer)
 	}
 	for _, v := range c.vols {
+		t = t.earliest(v.diskTimer())
 		for _, pd := range v.pds {
 			t = t.earliest(pd.resync.timer).earliest(pd.resync.lazy).earliest(pd.resync.delay).earliest(pd.aheadTimer).earliest(pd.verify.timer)
 		}
@@ -71,6 +72,7 @@ func (c *Core) Tick() {
 		}
 	}
 	for _, v := range c.vols {
+		v.checkDisk()
 		for _, pd := range v.pds {
 			if pd.resync.timer.due(c.now) {
 				pd.resyncTick()

@@ -50,7 +50,9 @@ type volume struct {
 	active   intervals // data writes and peer reads in order of arrival
 	freezing int       // > 0: no admission, a change is being made that I/O must not race with
 
-	opsPending   int // disk operations in the hands of the shell
+	opsPending   int // disk operations in the hands of the shell that count
+	ops          opList
+	hung         int // those that do not: they were abandoned
 	appPending   int // application requests begun and not yet completed
 	localPending int // data operations on the local disk
 
@@ -240,6 +242,6 @@ func (pd *peerDevice) oosBlocks() uint64 {
 // newAL makes the activity log of an attached disk, whose ring was initialised.
 func (v *volume) newAL() {
 	g := activitylog.Geometry{Stripes: v.sb.ALStripes, StripeSize4k: v.sb.ALStripeSize4k}
-	v.al = alState{log: activitylog.New(v.cfg.ALExtents, g)}
+	v.al = alState{log: activitylog.New(v.cfg.ALExtents, g), block: new([metadata.BlockSize]byte)}
 	v.sb.ALExtents = uint32(v.al.log.Extents())
 }

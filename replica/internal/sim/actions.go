@@ -402,8 +402,17 @@ func (r *Run) slow(a *rand.Rand) {
 }
 
 func (r *Run) freeze(a *rand.Rand) {
+	if r.cfg.Volume.DiskTimeout > 0 { // it may fail over this
+		if n, vol, ok := r.expendable(a); ok {
+			r.freezeDisk(n.disks[vol], a)
+		}
+		return
+	}
 	n := r.any(a)
-	d := n.disks[a.IntN(len(n.disks))]
+	r.freezeDisk(n.disks[a.IntN(len(n.disks))], a)
+}
+
+func (r *Run) freezeDisk(d *Disk, a *rand.Rand) {
 	r.fault("frozen disk")
 	d.Frozen = true
 	r.after(time.Duration(a.Int64N(int64(time.Second)<<a.IntN(7))), d.thaw)

@@ -44,7 +44,14 @@ func (n *Node) Get(size int) *core.Buffer {
 		return nil
 	}
 	n.buffers++
-	return &core.Buffer{Data: make([]byte, size), Free: func(*core.Buffer) { n.buffers-- }}
+	counts := true
+	leave := func(*core.Buffer) {
+		if counts {
+			n.buffers--
+		}
+		counts = false
+	}
+	return &core.Buffer{Data: make([]byte, size), Free: leave, Forget: leave}
 }
 
 // Boot starts a node with what its disks hold, and attaches them.
@@ -77,6 +84,10 @@ func (n *Node) Boot() {
 // Attach loads a disk and gives it to the core.
 func (n *Node) Attach(vol int, done func(error)) {
 	d, m := n.disks[vol], n.metas[vol]
+	if n.core.Snapshot().Volumes[vol].Hung > 0 {
+		done(core.ErrHung) // before it is read: what hangs may still change it
+		return
+	}
 	if m.FailReads && m == d {
 		done(ErrDisk)
 		return

@@ -240,6 +240,9 @@ func (n *Node) generations(vol int) metadata.GenerationIDs {
 // acknowledged over there.
 func (r *Run) diverged(n *Node) bool {
 	for i := range n.disks {
+		if o := r.other(n); o.core != nil && o.core.Snapshot().Volumes[i].Hung > 0 {
+			return true // its superblock may be among what the disk has yet to write
+		}
 		verdict := metadata.Compare(metadata.CompareInput{Own: metadata.Side{IDs: n.generations(i)},
 			Peer: metadata.Side{IDs: r.other(n).generations(i)}, Version: 101, Features: 15})
 		if verdict.Outcome != metadata.NoSync && !verdict.Outcome.IsSource() {
