@@ -496,6 +496,9 @@ func (p *PeerConfig) validate() error {
 	if (p.CRAMAlg == "") != (p.Secret == "") {
 		return fmt.Errorf("%w: CRAMAlg and Secret go together: set both or none", ErrConfig)
 	}
+	if _, err := protocol.LookupDigest(p.CRAMAlg); err != nil {
+		return fmt.Errorf("%w: CRAMAlg: %w", ErrConfig, err)
+	}
 	if p.OnCongestion != Block && p.Protocol != protocol.A {
 		return fmt.Errorf("%w: OnCongestion %v needs Protocol A: with B and C a write waits for the peer anyway (155)", ErrConfig, p.OnCongestion)
 	}

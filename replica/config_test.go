@@ -30,6 +30,7 @@ func TestConfigRefused(t *testing.T) {
 		{"slow resync", "Resync.Rate is 1", func(c *Config) { c.Volumes[0].Resync.Rate = 1 }},
 		{"protocol", "Protocol 9", func(c *Config) { c.Peers[0].Protocol = 9 }},
 		{"two primaries", "needs protocol.C", func(c *Config) { c.Peers[0].AllowTwoPrimaries, c.Peers[0].Protocol = true, protocol.A }},
+		{"unknown CRAMAlg", "CRAMAlg", func(c *Config) { c.Peers[0].CRAMAlg, c.Peers[0].Secret = "nosuch", "x" }},
 		{"secret alone", "go together", func(c *Config) { c.Peers[0].Secret = "x" }},
 		{"timeout", "Timeout is 1", func(c *Config) { c.Peers[0].Timeout = 1 }},
 		{"version", "MaxVersion is 85", func(c *Config) { c.Peers[0].MaxVersion = 85 }},

@@ -149,12 +149,6 @@ func (s *server) events2(w http.ResponseWriter, req *http.Request) {
 		Resource: q.Get("resource"), Now: q.Get("now") == "yes",
 		Statistics: q.Get("statistics") == "yes", Timestamps: q.Get("timestamps") == "yes",
 	}
-	if opt.Resource != "" && opt.Resource != "all" {
-		if _, err := s.n.Resource(opt.Resource); err != nil {
-			http.Error(w, err.Error(), http.StatusNotFound)
-			return
-		}
-	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	_ = s.n.Events2(req.Context(), flushing{w, http.NewResponseController(w)}, opt)
 }

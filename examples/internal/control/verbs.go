@@ -101,7 +101,7 @@ func Verbs() map[string]Verb {
 		{"down", "RESOURCE", 1, 1, nil, 0},
 		{"up", "RESOURCE | all", 1, 1, nil, 0},
 		{"explain", "[RESOURCE | all]", 0, 1, nil, -1},
-		{"status", "[RESOURCE | all]", 0, 1, with(flags("verbose", "statistics", "json", "proc"), values("color")), -1},
+		{"status", "[RESOURCE | all]", 0, 1, with(flags("verbose", "statistics", "json", "proc"), values("color")), 0},
 		{"events2", "[RESOURCE | all]", 0, 1, flags("now", "statistics", "timestamps"), -1},
 	}
 	out := map[string]Verb{}

@@ -5,6 +5,7 @@ package daemon
 
 import (
 	"encoding/json"
+	"os"
 	"strings"
 	"testing"
 
@@ -30,11 +31,13 @@ func TestCommands(t *testing.T) {
 	l.run("refusals", func(t *testing.T) {
 		beta.refused(11, "0: State change failed: (-1) Multiple primaries not allowed by config", "primary 0")
 		alpha.refused(10, "7: Failure: (127) Device minor not allocated", "primary 7")
-		alpha.refused(10, "Failure: (158) Unknown resource", "down r9")
+		alpha.refused(10, "1: Failure: (158) Unknown resource", "new-minor r9 1 1")
+		alpha.refused(10, "r9: No such resource", "status r9")
+		alpha.ok("down r9", "new-resource r0")
 		alpha.refused(10, "Failure: (124) Device is attached to a disk (use detach first)", "attach 0 "+l.path("alpha.img")+" internal internal")
 		alpha.refused(10, "Failure: (125) Device has a net-config (use disconnect first)", "connect r0")
 		alpha.refused(10, "Failure: (160) Minor still configured", "del-minor 0")
-		alpha.refused(10, "Failure: (159) Resource still in use", "del-resource r0")
+		alpha.refused(10, "Failure: (125) Device has a net-config", "del-resource r0")
 		alpha.refused(10, "Failure: (161) Minor or volume exists already", "new-minor r0 0 0")
 		alpha.refused(10, "Failure: (135) Sync-pause flag is already cleared", "resume-sync 0")
 		alpha.refused(20, "'frobnicate' is an unknown command", "frobnicate 0")
@@ -155,4 +158,55 @@ func TestEvents2(t *testing.T) {
 	alpha.ok("down r0")
 	follow.until("destroy device name:r0 volume:0 minor:3")
 	follow.until("destroy resource name:r0")
+}
+
+// TestRefusals has the refusals of configurations that DRBD 8.4.11 was seen to give, with
+// its codes and words.
+func TestRefusals(t *testing.T) {
+	l := newLab(t)
+	a := l.start("alpha", nil)
+	disk, other := l.disk("a.img", 8<<20), l.disk("b.img", 8<<20)
+	raw := l.path("raw.img")
+	require.NoError(t, os.WriteFile(raw, make([]byte, 8<<20), 0o600))
+	a.ok("new-resource r0", "new-minor r0 0 0", "new-resource r1", "new-minor r1 1 0")
+	for _, verb := range []string{"role", "cstate", "dstate"} {
+		require.Equal(t, "Unconfigured\n", a.ok(verb+" 0"))
+	}
+	a.refused(1, "Device is unconfigured", "get-gi 0")
+	a.refused(10, "0: Failure: (138) Device does not have a disk-config", "resize 0")
+	a.refused(17, "0: State change failed: (-2) Need access to UpToDate data", "primary 0")
+	a.refused(10, "0: Failure: (104) Can not open backing device.", "attach 0 "+l.path("none")+" internal internal")
+	a.refused(10, "0: Failure: (105) Can not open meta device.", "attach 0 "+disk+" "+l.path("none")+" 0")
+	a.refused(10, "0: Failure: (119) No valid meta-data signature found.", "attach 0 "+raw+" internal internal")
+	a.refused(10, "0: Failure: (111) Low.dev. smaller than requested DRBD-dev. size.", "attach 0 "+disk+" internal internal --size=1G")
+	a.ok("attach 0 " + disk + " internal internal")
+	a.refused(10, "1: Failure: (114) Lower device is already claimed", "attach 1 "+disk+" internal internal")
+	a.ok("attach 1 " + other + " internal internal")
+
+	connect := "connect r0 ipv4:" + l.ports(1)[0] + " ipv4:" + l.ports(1)[0]
+	for options, want := range map[string]string{
+		" --allow-two-primaries --protocol=A":          "(139) Protocol C required",
+		" --on-congestion=pull-ahead":                  "(155) on-congestion policy pull-ahead only with prot A allowed",
+		" --verify-alg=nosuch":                         "(146) VERIFYAlgNotAvail",
+		" --csums-alg=nosuch":                          "(144) CSUMSAlgNotAvail",
+		" --data-integrity-alg=nosuch":                 "(141) The 'data-integrity-alg' you specified is not known",
+		" --cram-hmac-alg=nosuch --shared-secret=word": "(120) The 'cram-hmac-alg' you specified is not known",
+	} {
+		a.refused(10, "r0: Failure: "+want, connect+options)
+	}
+	a.ok(connect)
+	a.refused(10, "r1: Failure: (102) Local address(port) already in use.", strings.Replace(connect, "r0", "r1", 1))
+	a.refused(10, "0: Failure: (133) This would cause a resync-after dependency cycle", "disk-options 0 --resync-after=0")
+	a.ok("disk-options 0 --resync-after=9", "disk-options 0 --resync-after=1")
+	a.refused(10, "1: Failure: (133)", "disk-options 1 --resync-after=0")
+	a.ok("disk-options 0 --resync-after=-1", "disk-options 0 --fencing=resource-and-stonith")
+	a.refused(10, "Failure: (154) Fencing policy resource-and-stonith only with prot B or C allowed", "net-options r0 --protocol=A")
+	a.refused(11, "0: State change failed: (-15) Need a connection to start verify or resync", "verify 0")
+	a.refused(11, "0: State change failed: (-15)", "invalidate-remote 0")
+	a.refused(5, "0: State change failed: (-16) Disk state is lower than outdated", "outdate 0")
+	a.refused(10, "0: Failure: (160) Minor still configured", "del-minor 0")
+	a.refused(20, "Cannot determine minor device number of device", "new-minor r0 x 1")
+	require.Equal(t, "exists -\n", a.ok("events2 --now r9"))
+	a.ok("disconnect r0")
+	a.refused(10, "Failure: (159) Resource still in use", "del-resource r0")
 }

@@ -26,6 +26,9 @@ func (n *Node) Attach(ctx context.Context, minor string, b Backing, o Options) e
 	}
 	v.r.admin.Lock()
 	defer v.r.admin.Unlock()
+	if err := v.conflicts(opts); err != nil {
+		return err
+	}
 	return translate(v.attach(ctx, b, opts))
 }
 
@@ -98,7 +101,9 @@ func (r *Resource) attachNow(ctx context.Context, res *replica.Resource, v *Volu
 		if b.meta != nil {
 			d.MetaDevice = b.meta
 		}
-		err = res.Volume(v.id).Attach(ctx, d)
+		if err = res.Volume(v.id).Attach(ctx, d); errors.Is(err, replica.ErrConfig) && v.options["size"] != "" {
+			err = failure(CodeDiskTooSmall, "%v", err)
+		}
 	}
 	if err != nil {
 		return errors.Join(translate(err), v.closeBacking())
@@ -169,6 +174,11 @@ func (n *Node) Connect(ctx context.Context, name string, c *Net, o ConnectOption
 	}
 	r.admin.Lock()
 	defer r.admin.Unlock()
+	if c != nil {
+		if err := c.conflicts(r); err != nil {
+			return err
+		}
+	}
 	return translate(r.connect(ctx, c, o))
 }
 

@@ -143,6 +143,9 @@ func (n *Node) ChangeDiskOptions(ctx context.Context, minor string, o Options, r
 	if merged["size"] != v.options["size"] {
 		return failure(CodeInvalid, "the size changes with resize")
 	}
+	if err := v.conflicts(merged); err != nil {
+		return err
+	}
 	n.mu.RLock()
 	after := n.reference(DiskOptions.number(merged, "resync-after"))
 	n.mu.RUnlock()
@@ -175,6 +178,9 @@ func (n *Node) ChangeNetOptions(ctx context.Context, args []string, o Options, r
 		return err
 	}
 	c.Options = merged
+	if err := c.conflicts(r); err != nil {
+		return err
+	}
 	return r.reconfigure(func(res *replica.Resource) error {
 		var bad error
 		err := res.ChangePeer(ctx, func(p *replica.PeerConfig) { bad = applyNet(p, merged) })
@@ -240,11 +246,12 @@ func (r *Resource) reconfigure(apply func(*replica.Resource) error, remember fun
 	return err
 }
 
-// Down takes a resource out of service and forgets it (down).
+// Down takes a resource out of service and forgets it (down). One that is not there is
+// down already, as with DRBD.
 func (n *Node) Down(ctx context.Context, name string) error {
 	r, err := n.Resource(name)
 	if err != nil {
-		return err
+		return nil
 	}
 	if err := r.secondary(ctx); err != nil {
 		return translate(err)

@@ -30,6 +30,7 @@ const (
 	CodeMetaIndex        Code = 116
 	CodeMetaIO           Code = 118
 	CodeNoMetadata       Code = 119
+	CodeAuthAlg          Code = 120
 	CodeDiscardOnPrimary Code = 123
 	CodeAttached         Code = 124
 	CodeHasNet           Code = 125
@@ -37,12 +38,18 @@ const (
 	CodeInterrupted      Code = 129
 	CodeResizeInResync   Code = 130
 	CodeResizeNoPrimary  Code = 131
+	CodeAfterCycle       Code = 133
 	CodePauseIsSet       Code = 134
 	CodePauseIsClear     Code = 135
 	CodeNoDisk           Code = 138
 	CodeNeedProtocolC    Code = 139
+	CodeIntegrityAlg     Code = 141
+	CodeCSumsAlg         Code = 144
+	CodeVerifyAlg        Code = 146
 	CodeNotCurrent       Code = 150
 	CodeNeedStandAlone   Code = 151
+	CodeStonithWithA     Code = 154
+	CodeCongestionNeedsA Code = 155
 	CodeUnknownResource  Code = 158
 	CodeResourceInUse    Code = 159
 	CodeMinorConfigured  Code = 160
@@ -61,6 +68,13 @@ var codeText = map[Code]string{
 	CodeMetaIndex:        "Lower device / meta device / index combination invalid.",
 	CodeMetaIO:           "IO error(s) occurred during initial access to meta-data.",
 	CodeNoMetadata:       "No valid meta-data signature found.\n\n\t==> Use 'storageserver create-md FILE' to initialize meta-data area. <==\n",
+	CodeAuthAlg:          "The 'cram-hmac-alg' you specified is not known.",
+	CodeAfterCycle:       "This would cause a resync-after dependency cycle",
+	CodeIntegrityAlg:     "The 'data-integrity-alg' you specified is not known.",
+	CodeCSumsAlg:         "CSUMSAlgNotAvail",
+	CodeVerifyAlg:        "VERIFYAlgNotAvail",
+	CodeStonithWithA:     "Fencing policy resource-and-stonith only with prot B or C allowed",
+	CodeCongestionNeedsA: "on-congestion policy pull-ahead only with prot A allowed",
 	CodeDiscardOnPrimary: "--discard-my-data not allowed when primary.",
 	CodeAttached:         "Device is attached to a disk (use detach first)",
 	CodeHasNet:           "Device has a net-config (use disconnect first)",
@@ -85,6 +99,7 @@ var codeText = map[Code]string{
 // Exit codes of drbdsetup (spec: behaviour 2.1).
 const (
 	ExitOK      = 0
+	ExitNoDisk  = 1  // get-gi, show-gi
 	ExitTimeout = 5  // wait-connect, wait-sync
 	ExitConfig  = 10 // 101 to 170
 	ExitState   = 11 // a state change was refused

@@ -68,7 +68,7 @@ type events2 struct {
 }
 
 // Events2 writes the node's objects and then their changes, as drbdsetup events2, until
-// ctx ends (spec: behaviour 9.5). A change that is undone before it could be written is
+// ctx ends (spec: behaviour 9.5). A resource that is not there yet is waited for. A change that is undone before it could be written is
 // not written.
 func (n *Node) Events2(ctx context.Context, w io.Writer, opt Events2Options) error {
 	if opt.Resource == "all" {
@@ -77,11 +77,6 @@ func (n *Node) Events2(ctx context.Context, w io.Writer, opt Events2Options) err
 	watch := n.WatchResource(opt.Resource)
 	defer watch.Close()
 	e := &events2{w: w, opt: opt, known: map[string][]object{}}
-	if opt.Resource != "" {
-		if _, err := n.Resource(opt.Resource); err != nil {
-			return err
-		}
-	}
 	for _, r := range n.Resources() {
 		if opt.Resource != "" && opt.Resource != r.name {
 			continue

@@ -148,7 +148,8 @@ func (n *Node) Devices() (out []*Device) {
 	return out
 }
 
-// NewResource records a resource (new-resource). Errors: *Error, 162 if it exists.
+// NewResource records a resource (new-resource). One that exists stays as it is, as with
+// DRBD. Errors: *Error, 162 for a name that cannot be.
 func (n *Node) NewResource(name string, o Options) error {
 	if name == "" || name == "all" || strings.ContainsAny(name, "/ \t\n") || len(name) > 128 {
 		return failure(CodeInvalid, "%q cannot be the name of a resource", name)
@@ -163,7 +164,7 @@ func (n *Node) NewResource(name string, o Options) error {
 		return usage("the daemon is shutting down")
 	}
 	if n.resources[name] != nil {
-		return failure(CodeInvalid, "resource %s exists", name)
+		return nil
 	}
 	n.resources[name] = &Resource{node: n, name: name, options: opts, volumes: map[uint16]*Volume{}, link: &link{}}
 	n.hub.notify(name)
@@ -175,6 +176,9 @@ func (n *Node) DelResource(ctx context.Context, name string) error {
 	r, err := n.Resource(name)
 	if err != nil {
 		return err
+	}
+	if r.connecting() {
+		return failure(CodeHasNet, "%s", name)
 	}
 	if len(r.Volumes()) > 0 {
 		return failure(CodeResourceInUse, "%s has %d", name, len(r.Volumes()))

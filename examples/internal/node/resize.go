@@ -22,6 +22,9 @@ type ResizeOptions struct {
 // Errors: *Error, 130 during a resync, 131 without a Primary.
 func (n *Node) Resize(ctx context.Context, minor string, o ResizeOptions) error {
 	res, v, err := n.opened(minor)
+	if v != nil && v.backing == nil {
+		return failure(CodeNoDisk, "attach one first")
+	}
 	if err != nil {
 		return err
 	}

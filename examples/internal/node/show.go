@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/go-blockmirror/blockmirror/metadata"
+	"github.com/go-blockmirror/blockmirror/protocol"
 )
 
 // Show writes the configuration in force, as drbdsetup show. name is a resource, a
@@ -101,7 +102,7 @@ func (n *Node) GI(minor string, drawing bool) (string, error) {
 	}
 	st, _ := v.Status()
 	if v.backing == nil {
-		return "", failure(CodeNoDisk, "minor %d", v.minor)
+		return "", &Error{Exit: ExitNoDisk, Text: "Device is unconfigured"}
 	}
 	sb := metadata.Superblock{Version: metadata.V08, Flags: st.Flags}
 	sb.SetGenerationIDs(st.IDs)
@@ -120,6 +121,9 @@ func (n *Node) Line(verb, minor string) (string, error) {
 	}
 	st, _ := v.Status()
 	s := st.State
+	if v.backing == nil && !v.r.connecting() && s.Role != protocol.Primary {
+		return "Unconfigured\n", nil
+	}
 	switch verb {
 	case "role", "state":
 		return fmt.Sprintf("%v/%v\n", s.Role, s.Peer), nil

@@ -115,7 +115,7 @@ func (n *Node) Statuses(name string) ([]Status, error) {
 	if name != "" && name != "all" {
 		r, err := n.Resource(name)
 		if err != nil {
-			return nil, err
+			return nil, &Error{Exit: ExitConfig, Text: "No such resource"}
 		}
 		list = []*Resource{r}
 	}

@@ -82,6 +82,9 @@ func (n *Node) prepare(r *Resource, c *Net) error {
 		return nil
 	}
 	checked, err := c.checked()
+	if err == nil {
+		err = checked.conflicts(r)
+	}
 	if err != nil {
 		return err
 	}
