@@ -70,6 +70,9 @@ func (c *Core) afterChange(t transition) {
 		pd.verifyAfter(o.Conn, n.Conn)
 	}
 	if n.Disk == protocol.Failed && o.Disk != protocol.Failed {
+		if o.Disk > protocol.Negotiating { // not one whose attach is given up
+			v.peerBears = n.Role == protocol.Primary && up && o.PeerDisk == protocol.UpToDate
+		}
 		v.leaveDisk()
 	}
 	v.alAfter(o, n)

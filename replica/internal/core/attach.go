@@ -160,6 +160,9 @@ func (v *volume) checkAttach(img *DiskImage) error {
 	case v.size > img.Capacity && (v.role == protocol.Primary || pd.conn >= protocol.Connected):
 		return fmt.Errorf("%w: the running volume has %d sectors, the disk takes %d", ErrShrink, v.size, img.Capacity)
 	}
+	if v.role == protocol.Primary && pd.conn < protocol.Connected && v.peerBears {
+		return fmt.Errorf("%w: the peer was lost before it told which generation it began without this disk; connect it, or demote first", ErrDataStale)
+	}
 	primary := v.role == protocol.Primary || pd.role == protocol.Primary && pd.disk < protocol.Inconsistent
 	if primary && v.exposed != 0 && !metadata.AcceptsData(v.exposed, sb.Current, metadata.DiskState(pd.disk)) {
 		return fmt.Errorf("%w: it has generation %s, the disk %s", ErrDataStale, v.exposed, sb.Current)
@@ -254,8 +257,8 @@ func (v *volume) attached(cmd *Command) {
 		c.finish(cmd, fmt.Errorf("attach: %w", ErrIO))
 		return
 	}
-	if pd.conn < protocol.Connected && v.role == protocol.Primary && v.exposed != 0 &&
-		!metadata.AcceptsData(v.exposed, v.ids.Current, metadata.DiskUnknown) {
+	if pd.conn < protocol.Connected && v.role == protocol.Primary &&
+		(v.peerBears || v.exposed != 0 && !metadata.AcceptsData(v.exposed, v.ids.Current, metadata.DiskUnknown)) {
 		// The peer, whose data users have seen, and who was to bring this disk up
 		// to date, has gone while the disk was read.
 		v.abortAttach(fmt.Errorf("%w: it has generation %s, the disk %s", ErrDataStale, v.exposed, v.ids.Current))

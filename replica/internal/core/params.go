@@ -234,7 +234,7 @@ func (pd *peerDevice) receiveUUIDs(q protocol.UUIDs) {
 			pd.p.refuse(fmt.Errorf("%w: it saw generation %s, the peer has %s", ErrDataStale, v.exposed, pd.ids.Current))
 			return
 		}
-		v.exposed = pd.ids.Current
+		v.exposed, v.peerBears = pd.ids.Current, false
 		return
 	}
 	if q.Flags&protocol.UUIDSkipInitialSync != 0 && pd.conn == protocol.Connected &&

@@ -18,7 +18,7 @@ type promotion struct {
 	force   bool
 	next    int
 	retried bool
-	crossed int    // times that a wish of the peer was under way
+	crossed int // times that a wish of the peer was under way
 	began   time.Duration
 	forced  []bool // per volume: its disk was declared UpToDate
 	good    []bool // its Consistent disk is UpToDate, since the peer's is not

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/go-blockmirror/blockmirror/metadata"
 	"github.com/go-blockmirror/blockmirror/protocol"
 	"github.com/go-blockmirror/blockmirror/replica/internal/core"
 )
@@ -159,7 +160,13 @@ func (r *Run) down(n *Node, power, takeOver bool) {
 	if r.cfg.Reckless && power {
 		r.void()
 	}
+	late := power && !primary && r.writer == nil && n.crashedPrimary()
 	n.Crash(power)
+	if late && !r.cfg.Reckless {
+		// Its process died as the Primary, and before anybody took over its power
+		// fails, too: it comes back as the source, without what was in its cache.
+		r.lose()
+	}
 	if !primary || !power || r.cfg.Reckless {
 		return
 	}
@@ -179,6 +186,16 @@ func (r *Run) down(n *Node, power, takeOver bool) {
 			}
 		}
 	})
+}
+
+// crashedPrimary reports whether a node's disk says that it was Primary when it went.
+func (n *Node) crashedPrimary() bool {
+	for v := range n.disks {
+		if sb, _, err := n.super(v); err != nil || sb.Flags&(metadata.PrimaryInd|metadata.CrashedPrimary) != 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // void forgets what was promised: reckless administrators do not care whose cache is

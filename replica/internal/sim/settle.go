@@ -68,6 +68,16 @@ func (r *Run) settle() {
 	}
 }
 
+// marks reports whether a node that is up has blocks marked.
+func (r *Run) marks(vol int) bool {
+	for _, n := range r.Nodes {
+		if n.core != nil && n.core.Snapshot().Volumes[vol].OutOfSync > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // answered reports that no node owes an answer to an application or an administrator.
 func (r *Run) answered() bool {
 	return len(r.Nodes[0].ios)+len(r.Nodes[1].ios)+len(r.Nodes[0].cmds)+len(r.Nodes[1].cmds) == 0
@@ -85,7 +95,7 @@ func (r *Run) operate(since time.Duration) {
 				n.Attach(v, func(err error) { r.tracef("%d attach: %v", n.idx, err) })
 			}
 			if st.Conn == protocol.Connected && st.Disk == protocol.UpToDate && st.PeerDisk == protocol.UpToDate && since > time.Minute &&
-				st.Role == protocol.Secondary && n.core.Snapshot().Volumes[v].OutOfSync > 0 {
+				st.Role == protocol.Secondary && r.marks(v) {
 				// Marks of a resync that ended, whose removal a power failure undid:
 				// the identifiers say that there is nothing to copy.
 				r.try(n, "stale marks", func(c *core.Command) { n.core.Invalidate(c, v) })
