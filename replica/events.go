@@ -254,8 +254,12 @@ func (h *hub) publish(ev Event) {
 
 func (s *subscription) push(ev Event) {
 	s.mu.Lock()
-	if s.queue == nil {
-		s.queue = make([]Event, eventQueueLen)
+	if s.n == len(s.queue) && s.n < eventQueueLen {
+		// It grows with its reader's delay: most are empty most of the time.
+		grown := make([]Event, min(max(2*s.n, 8), eventQueueLen))
+		n := copy(grown, s.queue[s.head:])
+		copy(grown[n:], s.queue[:s.head])
+		s.queue, s.head = grown, 0
 	}
 	if s.n == len(s.queue) {
 		s.missed++

@@ -14,7 +14,8 @@ import (
 )
 
 const (
-	readBufferBytes     = 256 << 10 // what is read at once from the data stream
+	readBufferBytes     = 256 << 10 // what is read at once from the data stream, when there is much
+	idleReadBufferBytes = 32 << 10  // and until then: there may be hundreds of idle links
 	metaReadBufferBytes = 32 << 10
 	// directBytes is the payload size from which data that has not arrived yet is
 	// read straight into its own aligned buffer. Smaller payloads are copied once.
@@ -51,7 +52,7 @@ func newReader(l *link, st *stream) *reader {
 		// meta reader must always come back to reading, so that the peer's acks
 		// never wait for ours.
 		rd.w.may, rd.w.solo = mayMeta, true
-		rd.buf = make([]byte, readBufferBytes)
+		rd.buf = make([]byte, idleReadBufferBytes)
 	} else {
 		rd.buf = make([]byte, metaReadBufferBytes)
 	}
@@ -179,10 +180,17 @@ func streams(c protocol.Command) bool {
 func (rd *reader) fill() error {
 	switch {
 	case rd.head == rd.tail:
+		if rd.tail == len(rd.buf) && rd.st.id == protocol.DataStream && len(rd.buf) < readBufferBytes {
+			rd.buf = make([]byte, readBufferBytes) // a read has filled it
+		}
 		rd.head, rd.tail = 0, 0
 	case len(rd.buf)-rd.head < directBytes+protocol.MaxHeaderBytes+protocol.MaxFrontBytes:
-		rd.tail = copy(rd.buf, rd.buf[rd.head:rd.tail])
-		rd.head = 0
+		to := rd.buf
+		if rd.st.id == protocol.DataStream && len(to) < readBufferBytes {
+			to = make([]byte, readBufferBytes) // there is more than a small one takes
+		}
+		rd.tail = copy(to, rd.buf[rd.head:rd.tail])
+		rd.buf, rd.head = to, 0
 	}
 	if rd.tail == len(rd.buf) {
 		return fmt.Errorf("%w: a packet does not fit into the %v reader's buffer", protocol.ErrLength, rd.st.id)

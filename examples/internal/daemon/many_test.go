@@ -8,7 +8,9 @@ import (
 	"net"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -31,23 +33,26 @@ func TestManyResources(t *testing.T) {
 	}
 	up := func(name string, i int, create bool) *instance {
 		d := l.start(name, shared)
-		for n := range many {
+		eachOf(many, func(n int) {
 			disk := l.path(fmt.Sprintf("%s-%d.img", name, n))
 			if create {
-				l.disk(fmt.Sprintf("%s-%d.img", name, n), 1<<20)
+				if err := createMD(disk, 1<<20, false); err != nil {
+					t.Error(err)
+				}
 			}
-			d.ok(fmt.Sprintf("new-resource r%d", n), fmt.Sprintf("new-minor r%d %d 0", n, n),
+			for _, line := range []string{
+				fmt.Sprintf("new-resource r%d", n), fmt.Sprintf("new-minor r%d %d 0", n, n),
 				fmt.Sprintf("attach %d %s internal internal --al-extents=67", n, disk),
-				fmt.Sprintf("connect r%d %s %s", n, ports[i], ports[1-i])+fast)
-		}
+				fmt.Sprintf("connect r%d %s %s", n, ports[i], ports[1-i]) + fast,
+			} {
+				if code, _, e := d.setup(line); code != 0 {
+					t.Errorf("drbdsetup %s: %s", line, e)
+				}
+			}
+		})
 		return d
 	}
-	wait := func(d *instance) {
-		for n := range many {
-			d.ok(fmt.Sprintf("wait-connect %d", n))
-		}
-		require.Equal(t, many, strings.Count(d.ok("status --proc"), "cs:Connected"))
-	}
+	wait := func(d *instance) { d.waitForAll(many, "cs:Connected") }
 	g0, m0 := use()
 	alpha := up("alpha", 0, true)
 	beta := up("beta", 1, true)
@@ -63,10 +68,49 @@ func TestManyResources(t *testing.T) {
 	}
 
 	beta.end()
-	for n := range many {
-		alpha.waitFor(fmt.Sprintf("cstate %d", n), "WFConnection\n")
-	}
+	alpha.waitForAll(many, "cs:WFConnection")
 	beta = up("beta", 1, false)
 	wait(alpha)
 	wait(beta)
+}
+
+// eachOf calls f with 0 to n-1, some at a time: most of their time they wait for the disk.
+func eachOf(n int, f func(int)) {
+	var wg sync.WaitGroup
+	next := make(chan int)
+	for range 8 {
+		wg.Go(func() {
+			for i := range next {
+				f(i)
+			}
+		})
+	}
+	for i := range n {
+		next <- i
+	}
+	close(next)
+	wg.Wait()
+}
+
+// waitForAll waits until a text stands n times in what /proc/drbd would show.
+func (d *instance) waitForAll(n int, text string) {
+	d.l.t.Helper()
+	f := d.l.follow(d, "events2")
+	defer f.stop()
+	limit := time.After(2 * time.Minute)
+	for {
+		seen := strings.Count(d.ok("status --proc"), text)
+		if seen == n {
+			return
+		}
+		select {
+		case _, open := <-f.lines:
+			require.True(d.l.t, open, "the daemon has ended")
+		case <-limit:
+			d.l.t.Fatalf("%s: %d of %d", text, seen, n)
+		}
+		for len(f.lines) > 0 { // look again once for all of them
+			<-f.lines
+		}
+	}
 }
