@@ -62,6 +62,8 @@ func TestVerifyReportsAndRepairs(t *testing.T) {
 				if primary == "none" {
 					good = n.content(n.vol.Size())
 				}
+				// The other node may still be about to tell of the end of the first one.
+				other.waitVolume(0, "end of the verify", func(st VolumeStatus) bool { return st.State.Conn == protocol.Connected })
 				events := other.res.Events(ctx)
 				found, err = n.vol.Verify(ctx, VerifyFrom(0))
 				require.NoError(t, err)

@@ -130,7 +130,7 @@ func (b *browser) call(method string, params, result any) {
 		if result != nil {
 			require.NoError(b.t, json.Unmarshal(got, result))
 		}
-	case <-time.After(time.Minute):
+	case <-time.After(patience):
 		b.t.Fatalf("the browser does not answer to %s", method)
 	}
 }
@@ -146,7 +146,7 @@ func (b *browser) eval(expression string) string {
 // until evaluates an expression until its value is as wanted.
 func (b *browser) until(expression string, wanted func(string) bool) string {
 	b.t.Helper()
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
 		got := b.eval(expression)
 		if wanted(got) {
 			return got

@@ -47,7 +47,7 @@ func (s *server) mount(prepare func(volume string)) *mount {
 	require.NoError(t, m.fuse.Start())
 	go func() { _ = m.fuse.Wait(); close(m.ended) }()
 	t.Cleanup(m.drop)
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
 		if info, err := os.Stat(m.file); err == nil && info.Size() > 0 {
 			break
 		}

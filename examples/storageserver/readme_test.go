@@ -57,7 +57,7 @@ func TestReadme(t *testing.T) {
 		free := [...]string{a.ports[0], a.ports[1], b.ports[0], b.ports[1]}[i]
 		text = strings.ReplaceAll(text, fixed, strings.TrimPrefix(free, "127.0.0.1:"))
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "bash", "-c", text)
 	cmd.Dir = "../.."
