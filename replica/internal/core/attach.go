@@ -213,7 +213,7 @@ func (v *volume) load(img *DiskImage) {
 	}
 	v.c.event(Event{Kind: EventSize, Volume: v.idx, Bytes: int64(size) * 512})
 	pd.feed = metadata.Feed{}
-	if img.Marked == 0 {
+	if img.Marked == 0 || v.crashedPrimary { // the replay after an earlier crash may have set what was clear
 		// A target has finished only after this node had a clean bitmap on disk
 		// (answerPing): with marks there is nothing to fear from it.
 		pd.feed = metadata.FeedAfterAttach(v.ids)
@@ -266,6 +266,13 @@ func (v *volume) attached(cmd *Command) {
 		return
 	}
 	if pd.conn < protocol.Connected {
+		if v.role == protocol.Primary && v.negotiated == protocol.UpToDate {
+			// The peer has this generation, too, if it was lost while there was no disk
+			// here: what is written alone from now on needs a name of its own.
+			if birth := v.ids.BirthOnPromotion(false, false, metadata.DiskUnknown, pd.feed.PeerMayShare()); birth != metadata.NoBirth {
+				pd.beginAlone(birth)
+			}
+		}
 		// While unconnected the peer's disk is as the superblock remembers it.
 		c.change(pd, fact, func(s *protocol.State) {
 			s.Disk = v.negotiated

@@ -111,7 +111,7 @@ func (v *volume) flushData(fn func(error)) {
 	o := v.c.op()
 	o.Kind, o.Volume, o.vol, o.fn = OpFlush, v.idx, v, func(err error) {
 		if err != nil {
-			v.diskFailed(causeWrite, "flush", err)
+			v.diskFailed(causeFlush, "flush", err)
 		}
 		fn(err)
 	}

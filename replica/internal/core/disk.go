@@ -20,6 +20,7 @@ const (
 	causeWrite
 	causeMeta
 	causeTimeout
+	causeFlush // nobody knows what of the disk's cache is lost
 )
 
 // diskFailed applies on-io-error (spec: behaviour 5.8).
@@ -37,6 +38,10 @@ func (v *volume) diskFailed(why cause, what string, err error) {
 		pd.abortVerify(ErrIO)
 		if v.disk > protocol.Inconsistent {
 			v.c.change(pd, fact, func(s *protocol.State) { s.Disk = protocol.Inconsistent })
+		}
+		if why == causeFlush && pd.bm != nil {
+			// Some of what it had may be gone, blocks that count as in sync among it.
+			v.setAllOutOfSync(pd)
 		}
 		return
 	}

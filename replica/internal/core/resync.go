@@ -379,6 +379,11 @@ func (pd *peerDevice) finishTarget() {
 	gen := pd.p.gen
 	still := func() bool { return r.running && r.ending && pd.p.gen == gen && pd.conn == protocol.SyncTarget }
 	v.flushData(func(err error) {
+		if err != nil && still() { // and the disk stays, by on-io-error pass-on: all over again, not at once
+			r.ending, r.cursor, r.failed, r.skipped = false, 0, 0, false
+			r.timer.arm(v.c.now + time.Second)
+			return
+		}
 		if err != nil || !still() {
 			r.ending = false
 			return

@@ -182,7 +182,7 @@ func (p *peer) flushEpoch(e *rxEpoch) bool {
 func epochFlushed(_ *Core, o *Op) {
 	p, x, e := o.from, &o.from.rx, o.epoch
 	if o.Err != nil {
-		o.vol.diskFailed(causeWrite, "flush", o.Err)
+		o.vol.diskFailed(causeFlush, "flush", o.Err)
 	}
 	if x.first != e {
 		return // the connection has ended in the meantime

@@ -202,7 +202,7 @@ func flushDone(c *Core, o *Op) {
 	err := o.Err
 	if err != nil {
 		// What the disk had in its cache may be lost. The peer has all of it.
-		v.diskFailed(causeWrite, "flush", err)
+		v.diskFailed(causeFlush, "flush", err)
 		if mirrors(v.pds[0].state()) {
 			err = nil
 		} else {

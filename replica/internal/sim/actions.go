@@ -93,6 +93,13 @@ func allActions() []action {
 		{"discard-my-data", 0, 12, (*Run).discardMyData},
 		{"tentative", 0, 6, (*Run).tentative},
 		{"new-generation", 0, 6, (*Run).newGeneration},
+		// Of a focus only.
+		{"march", 0, 0, (*Run).march},
+		{"reread", 0, 0, (*Run).reread},
+		{"crash-peer", 0, 0, (*Run).crashPeer},
+		{"peer-errors", 0, 0, (*Run).failPeer},
+		{"slow-peer", 0, 0, (*Run).slowPeer},
+		{"slow-own", 0, 0, (*Run).slowOwn},
 	}
 }
 

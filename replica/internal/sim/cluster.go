@@ -28,6 +28,7 @@ type Cluster struct {
 	trace    []string
 	failure  error
 	observer observer
+	onOp     func(n *Node, o *core.Op) // sees what a node asks of its disks
 }
 
 // observer sees what nodes do, right after they did it.
@@ -35,6 +36,7 @@ type observer interface {
 	effect(n *Node, e *core.Event)
 	events(n *Node) // after each event
 	superWritten(n *Node, vol int)
+	dataWritten(n *Node)
 }
 
 // Options of a cluster.

@@ -68,7 +68,7 @@ var mutants = []mutant{
 	{"a target clears marks before its data is durable", "bitmapwrite.go",
 		"if !v.bmw.flushFirst || ", "if true || "},
 	{"outdate in the middle of an attach", "state.go",
-		"if s.Disk == protocol.Outdated && (old.Disk", "if false && (old.Disk"},
+		"if want.Disk == protocol.Outdated && old.Disk < protocol.Outdated {", "if false {"},
 	{"the peer's notice of a block out of sync is ignored", "bitmapxfer.go",
 		"\tpd.setOutOfSync(q.Sector, q.Size)\n", "\n"},
 	{"a resync does not respect the target's own writes", "resync.go",
@@ -77,7 +77,7 @@ var mutants = []mutant{
 
 var mutationsFlag = flag.Int("mutations", 0, "play every mutant of the core with up to so many seeds; 0: two of them, briefly")
 
-var failedSeed = regexp.MustCompile(`FAIL seed (\d+)`)
+var failedSeed = regexp.MustCompile(`FAIL script (\d+)`)
 
 // TestMutants breaks the core on purpose: the simulator must find every bug.
 func TestMutants(t *testing.T) {
@@ -99,7 +99,7 @@ func TestMutants(t *testing.T) {
 			if seed == 0 {
 				t.Fatalf("%d seeds did not find it\n%s", seeds, out)
 			}
-			_, err := Play(Plan(uint64(seed)), false)
+			_, err := Play(Mixed(uint64(seed)), false)
 			require.NoError(t, err, "the core without the bug must pass the seed that finds it")
 			t.Logf("found by seed %d: %s", seed, firstLine(out))
 		})
@@ -122,7 +122,7 @@ func (m mutant) play(t *testing.T, seeds int) (seed int, out string) {
 	soak := filepath.Join(dir, "soak.exe")
 	text, err := exec.Command("go", "build", "-overlay", list, "-o", soak, "./cmd/soak").CombinedOutput()
 	require.NoError(t, err, "%s", text)
-	text, err = exec.Command(soak, "-seeds", fmt.Sprint(seeds), "-shrink=false").CombinedOutput()
+	text, err = exec.Command(soak, "-plan", "mixed", "-seeds", fmt.Sprint(seeds), "-shrink=false").CombinedOutput()
 	var exit *exec.ExitError
 	if err == nil {
 		return 0, string(text)

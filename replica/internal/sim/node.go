@@ -334,6 +334,9 @@ func (n *Node) device(o *core.Op) *Disk {
 // perform does a disk operation after some time. A flush covers what had completed
 // when it was issued.
 func (n *Node) perform(o *core.Op, boot int) {
+	if n.c.onOp != nil {
+		n.c.onOp(n, o)
+	}
 	d := n.device(o)
 	covers, takes := d.seq, n.c.delay()
 	if d.Slow > 0 {
@@ -358,6 +361,9 @@ func (n *Node) finish(o *core.Op, d *Disk, covers uint64, boot int) {
 		}
 	}
 	n.execute(o, d, covers)
+	if !o.Meta && o.Kind != core.OpRead && n.c.observer != nil {
+		n.c.observer.dataWritten(n)
+	}
 	super := o.Err == nil && o.Meta && o.Kind == core.OpWrite
 	vol := o.Volume
 	if n.c.rng.IntN(16) == 0 {

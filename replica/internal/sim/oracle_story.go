@@ -5,6 +5,7 @@ package sim
 
 import (
 	"fmt"
+	"math/rand/v2"
 
 	"github.com/go-blockmirror/blockmirror/metadata"
 	"github.com/go-blockmirror/blockmirror/protocol"
@@ -21,6 +22,7 @@ type story struct {
 	// consent: the administrator has given up this node's data, or has declared
 	// data good that was not.
 	consent [2]bool
+	rng     *rand.Rand // of what is looked at: not the cluster's, so that looking changes nothing
 }
 
 // lineage is one volume's generations.
@@ -29,7 +31,7 @@ type lineage struct {
 }
 
 func newStory(r *Run) *story {
-	s := &story{r: r}
+	s := &story{r: r, rng: rand.New(rand.NewPCG(r.Seed, 0x6f72646572))}
 	for range r.cfg.Volumes {
 		s.vols = append(s.vols, &lineage{parents: map[metadata.UUID][]metadata.UUID{metadata.UUIDJustCreated: nil}})
 	}
@@ -188,5 +190,13 @@ func overwritten(list []*write, w *write, theirs uint64) bool {
 func (s *story) superWritten(n *Node, vol int) {
 	if _, err := readOnDisk(n.metas[vol], s.r.cfg.External); err != nil {
 		s.r.failf("node %d, volume %d: %v", n.idx, vol, fmt.Errorf("after a metadata write: %w", err))
+	}
+}
+
+// dataWritten looks, now and then, at what a power failure would leave of a Secondary
+// in the middle of its writes.
+func (s *story) dataWritten(n *Node) {
+	if s.r.failure == nil && !s.r.cfg.Reckless && s.r.writer == s.r.other(n) && s.rng.IntN(16) == 0 {
+		s.r.orderHolds(n, s.rng)
 	}
 }

@@ -286,11 +286,14 @@ func (r *Run) equal() {
 	}
 }
 
-// Report says what is needed to look at a failure: the trace and how to play it again.
+// Report says what is needed to look at a failure: how to play it again.
 func Report(s Script, err error) string {
-	family := ""
+	with := ""
 	if s.Options.Family != "" {
-		family = " -family " + s.Options.Family
+		with = " -family " + s.Options.Family
 	}
-	return fmt.Sprintf("%v\nreplay: go run ./replica/internal/sim/cmd/soak%s -seed %d -trace", err, family, s.Seed)
+	if s.Focus != "" {
+		with += fmt.Sprintf(" -plan %q", s.Focus)
+	}
+	return fmt.Sprintf("%v\nreplay: go run ./replica/internal/sim/cmd/soak%s -seed %d -trace", err, with, s.Seed)
 }

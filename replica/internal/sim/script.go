@@ -32,6 +32,7 @@ import (
 // taken out.
 type Script struct {
 	Seed    uint64
+	Focus   string // of the plan that made it, see PlanFocus
 	Options Options
 	Actions []Action
 }
@@ -195,9 +196,15 @@ const planSteps = 120
 func Plan(seed uint64) Script {
 	rng := rand.New(rand.NewPCG(seed, 0x706c616e))
 	s := Script{Seed: seed, Options: planOptions(seed)}
+	s.Actions = drawActions(rng, func(a *action) int { return a.weightIn(s.Options.Reckless) })
+	return s
+}
+
+// drawActions draws the actions of a plan, by weight.
+func drawActions(rng *rand.Rand, weight func(a *action) int) (list []Action) {
 	total, actions := 0, allActions()
 	for i := range actions {
-		total += actions[i].weightIn(s.Options.Reckless)
+		total += weight(&actions[i])
 	}
 	for range planSteps {
 		a := Action{Gap: time.Duration(rng.Int64N(int64(20 * time.Millisecond))), Arg: rng.Uint64()}
@@ -211,14 +218,14 @@ func Plan(seed uint64) Script {
 		}
 		k := rng.IntN(total)
 		for i := range actions {
-			if k -= actions[i].weightIn(s.Options.Reckless); k < 0 {
+			if k -= weight(&actions[i]); k < 0 {
 				a.Name = actions[i].name
 				break
 			}
 		}
-		s.Actions = append(s.Actions, a)
+		list = append(list, a)
 	}
-	return s
+	return list
 }
 
 // planOptions chooses the options of a seed.

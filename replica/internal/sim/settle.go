@@ -100,6 +100,10 @@ func (r *Run) operate(since time.Duration) {
 				// the identifiers say that there is nothing to copy.
 				r.try(n, "stale marks", func(c *core.Command) { n.core.Invalidate(c, v) })
 			}
+			if r.cfg.Volume.DetachOnIO == core.IOPassOn && st.Conn == protocol.Connected && st.Disk == protocol.Inconsistent && since > time.Minute {
+				// It has passed on an error: what is marked is copied when they meet again.
+				r.try(n, "operator disconnects", func(c *core.Command) { n.core.Disconnect(c, 0, true) })
+			}
 			if st.UserISP {
 				r.try(n, "resume", func(c *core.Command) { n.core.PauseSync(c, v, false) })
 			}

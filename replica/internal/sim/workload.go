@@ -59,6 +59,7 @@ func (r *Run) submit(n *Node, vol int, from, length uint64, kind core.IOKind, fu
 			book.failed(w)
 		} else {
 			book.done(w)
+			r.alone(n, vol, w)
 			if vol == 0 {
 				r.reads.answered(w, r.now)
 			}

@@ -36,7 +36,9 @@ func main() {
 	keepGoing := flag.Bool("keep-going", false, "go on after a failure; the summary has the failures by kind")
 	family := flag.String("family", "", "play another kind of runs: one of "+strings.Join(sim.Families(), ", "))
 	only := flag.String("only", "", "play only the seeds with these administrators: careful or reckless")
+	name := flag.String("plan", "general", "general, mixed, or one of "+strings.Join(sim.Foci(), ", "))
 	flag.Parse()
+	plan := planner(*name, *family)
 	switch {
 	case *file != "":
 		text, err := os.ReadFile(*file)
@@ -51,17 +53,38 @@ func main() {
 	case *family != "" && !slices.Contains(sim.Families(), *family):
 		fmt.Fprintln(os.Stderr, "no such family:", *family)
 		os.Exit(2)
+	case plan == nil:
+		fmt.Fprintln(os.Stderr, "no such plan:", *name)
+		os.Exit(2)
 	case *seed != 0:
-		s := sim.Plan(*seed)
-		s.Options.Family = *family
-		os.Exit(single(s, *trace))
+		os.Exit(single(plan(*seed), *trace))
 	}
 	if *minutes == 0 && *seeds == 0 {
 		*minutes = 1
 	}
-	p := plan{family: *family, from: *from, seeds: *seeds, stride: *stride, limit: time.Duration(*minutes * float64(time.Minute)),
+	p := soak{plan: plan, from: *from, seeds: *seeds, stride: *stride, limit: time.Duration(*minutes * float64(time.Minute)),
 		careful: *only != "reckless", reckless: *only != "careful", shrink: *shrink, keepGoing: *keepGoing}
 	os.Exit(p.run())
+}
+
+// planner returns what makes the script of a seed; nil if there is no such plan.
+func planner(name, family string) func(seed uint64) sim.Script {
+	plan := sim.Plan
+	switch name {
+	case "general":
+	case "mixed":
+		plan = sim.Mixed
+	default:
+		if _, ok := sim.PlanFocus(name, 1); !ok {
+			return nil
+		}
+		plan = func(seed uint64) sim.Script { s, _ := sim.PlanFocus(name, seed); return s }
+	}
+	return func(seed uint64) sim.Script {
+		s := plan(seed)
+		s.Options.Family = family
+		return s
+	}
 }
 
 // single plays one script.
@@ -78,9 +101,9 @@ func single(s sim.Script, trace bool) int {
 	return 0
 }
 
-// plan says which seeds are played, and what follows from a failure.
-type plan struct {
-	family              string
+// soak says which seeds are played, and what follows from a failure.
+type soak struct {
+	plan                func(uint64) sim.Script
 	from, seeds, stride uint64
 	limit               time.Duration
 	careful, reckless   bool
@@ -88,14 +111,13 @@ type plan struct {
 }
 
 // run plays seeds until the time, or their number, is used up.
-func (p *plan) run() int {
+func (p *soak) run() int {
 	var all sim.Figures
 	failures := map[string][]uint64{}
 	began, told := time.Now(), time.Now()
 	seed := p.from
 	for ; (p.seeds == 0 || seed < p.from+p.seeds*p.stride) && (p.limit == 0 || time.Since(began) < p.limit); seed += p.stride {
-		s := sim.Plan(seed)
-		s.Options.Family = p.family
+		s := p.plan(seed)
 		if s.Options.Reckless && !p.reckless || !s.Options.Reckless && !p.careful {
 			continue
 		}
@@ -104,6 +126,7 @@ func (p *plan) run() int {
 		if err != nil {
 			kind := sim.FailureKind(err)
 			failures[kind] = append(failures[kind], seed)
+			fmt.Println("FAIL script", seed)
 			failed(s, err, p.shrink)
 			if !p.keepGoing {
 				break
