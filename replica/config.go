@@ -137,6 +137,13 @@ type VolumeConfig struct {
 	// done on goroutines of their own. That costs throughput on a fast disk.
 	DiskTimeout time.Duration
 
+	// NoDiscardZeroesIfAligned ("discard-zeroes-if-aligned no") is about disks that can
+	// deallocate but do not promise that what they deallocated reads as zeroes
+	// (blockdev.Limits): with it their ranges are zeroed. Without it, the default, they
+	// are trusted to do so with whole units of their own, and the rest is zeroed. Either
+	// way a range that was discarded must read the same on both nodes.
+	NoDiscardZeroesIfAligned bool
+
 	// Fencing says what is done about a peer that is lost ("fencing").
 	Fencing Fencing
 

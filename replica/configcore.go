@@ -40,7 +40,7 @@ func coreVolume(v *VolumeConfig) core.VolumeConfig {
 	out := core.VolumeConfig{
 		Number: v.ID, Minor: or(v.Minor, int(v.ID)), UserSize: uint64(v.Size) / metadata.SectorSize,
 		ALExtents: v.ALExtents, NoALUpdates: v.NoALUpdates, DiskFlushes: !v.NoDiskFlushes, DetachOnIO: core.OnIOError(v.OnIOError),
-		DiskTimeout:   v.DiskTimeout,
+		DiskTimeout: v.DiskTimeout, NoDiscardZeroes: v.NoDiscardZeroesIfAligned,
 		ReadBalancing: core.ReadBalancing(v.ReadBalancing), DiskDepth: v.QueueDepth,
 		Fencing:     core.Fencing(v.Fencing),
 		AssumeClean: v.AssumeClean,

@@ -44,7 +44,7 @@ func (r *Resource) freeDiskOp(d *diskOp) {
 func translate(dst *blockdev.Op, op *core.Op) {
 	dst.Kind = blockdev.OpRead + blockdev.OpKind(op.Kind) // the two lists have the same order
 	dst.Off, dst.N, dst.Buf = op.Off, op.Len, op.Buf
-	dst.PreFlush, dst.FUA, dst.MayUnmap = op.PreFlush, op.FUA, op.MayUnmap
+	dst.PreFlush, dst.FUA, dst.MayUnmap, dst.ZeroEdges = op.PreFlush, op.FUA, op.MayUnmap, op.ZeroEdges
 	dst.Err = nil
 }
 

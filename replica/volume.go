@@ -139,7 +139,8 @@ func (v *Volume) Flush(ctx context.Context) error {
 }
 
 // Discard tells both disks that n bytes at off are not needed any more. They read
-// as anything afterwards, but as the same on both nodes.
+// the same on both nodes afterwards, as zeroes if the disks keep what they promise (see
+// VolumeConfig.NoDiscardZeroesIfAligned).
 func (v *Volume) Discard(ctx context.Context, off, n int64) error {
 	return v.wide(ctx, "discard", core.IODiscard, off, n, ioFlags{})
 }

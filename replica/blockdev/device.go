@@ -154,6 +154,26 @@ func Discard(dev Device, off, n int64) error {
 	return d.Discard(off, n)
 }
 
+// discardUnits discards the whole units of dev's in the range, and zeroes the rest.
+func discardUnits(dev Device, off, n int64) error {
+	unit := max(LimitsOf(dev).DiscardGranularity, SectorSize)
+	from, to := (off+unit-1)/unit*unit, (off+n)/unit*unit
+	if from >= to {
+		return WriteZeroes(dev, off, n, true)
+	}
+	if from > off {
+		if err := WriteZeroes(dev, off, from-off, true); err != nil {
+			return err
+		}
+	}
+	if end := off + n; end > to {
+		if err := WriteZeroes(dev, to, end-to, true); err != nil {
+			return err
+		}
+	}
+	return Discard(dev, from, to-from)
+}
+
 // zeroPages is what zeroBuffer lends out; nobody writes to it. It costs no memory
 // before its first use.
 var zeroPages [256<<10 + Alignment]byte

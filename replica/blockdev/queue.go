@@ -49,6 +49,9 @@ type Op struct {
 	PreFlush bool // flush the device before doing it; see Queue
 	FUA      bool // OpWrite, OpDiscard, OpZero: Done is called when this request itself is durable
 	MayUnmap bool // OpZero: the range may be deallocated
+	// ZeroEdges: OpDiscard: what is not a whole unit of Limits.DiscardGranularity, which a
+	// device may leave as it is, is zeroed.
+	ZeroEdges bool
 
 	// Err is the result, set before Done is called.
 	Err error
@@ -160,7 +163,11 @@ func (p performer) main(op *Op) (flush bool, err error) {
 		}
 		_, err = p.dev.WriteAt(op.Buf, op.Off)
 	case OpDiscard:
-		err = Discard(p.dev, op.Off, op.N)
+		if op.ZeroEdges {
+			err = discardUnits(p.dev, op.Off, op.N)
+		} else {
+			err = Discard(p.dev, op.Off, op.N)
+		}
 	case OpZero:
 		err = WriteZeroes(p.dev, op.Off, op.N, op.MayUnmap)
 	default:

@@ -116,7 +116,7 @@ var DiskOptions = optionTable{
 	"disk-timeout":   number("0", 0, 6000),
 	"read-balancing": choice("prefer-local", "prefer-remote", "round-robin", "least-pending", "when-congested-remote",
 		"32K-striping", "64K-striping", "128K-striping", "256K-striping", "512K-striping", "1M-striping"),
-	"discard-zeroes-if-aligned": yesNo("yes").ignored(),
+	"discard-zeroes-if-aligned": yesNo("yes"),
 	"disable-write-same":        yesNo("no").ignored(),
 	"rs-discard-granularity":    sized("0", 0, 1048576, 1),
 	"max-bio-bvecs":             number("0", 0, 128).ignored(),
@@ -249,6 +249,7 @@ func applyDisk(v *replica.VolumeConfig, o Options) {
 	v.ALExtents = int(t.number(o, "al-extents"))
 	v.NoALUpdates = !t.yes(o, "al-updates")
 	v.NoDiskFlushes = !t.yes(o, "disk-flushes")
+	v.NoDiscardZeroesIfAligned = !t.yes(o, "discard-zeroes-if-aligned")
 	v.DiskTimeout = t.deciseconds(o, "disk-timeout")
 	v.ReadBalancing, _ = replica.ParseReadBalancing(t.value(o, "read-balancing")) // Check knows the names
 	for _, p := range []replica.Fencing{replica.DontCare, replica.ResourceOnly, replica.ResourceAndStonith} {

@@ -48,6 +48,8 @@ type VolumeConfig struct {
 	DiskFlushes bool   // "disk-flushes"
 	DetachOnIO  OnIOError
 	DiskTimeout time.Duration // "disk-timeout": for one operation, 0 for none
+	// "discard-zeroes-if-aligned no": a disk that does not promise zeroes is not trusted.
+	NoDiscardZeroes bool
 	// "read-balancing"; DiskDepth is how many requests make the own disk congested, 0 for 64.
 	ReadBalancing ReadBalancing
 	DiskDepth     int

@@ -186,10 +186,9 @@ func (q *peerReq) write() {
 	switch q.cmd {
 	case protocol.CmdTrim:
 		// From a peer without P_ZEROES it may mean "zero".
-		o.Kind = OpZero
-		o.MayUnmap = true
-		if q.pd.p.session.Features.Has(protocol.FeatureWZeroes) && v.limits.Discard {
-			o.Kind = OpDiscard
+		o.Kind, o.MayUnmap = OpZero, true
+		if q.pd.p.session.Features.Has(protocol.FeatureWZeroes) {
+			v.discard(o)
 		}
 	case protocol.CmdZeroes:
 		o.Kind, o.MayUnmap = OpZero, q.flags.Has(protocol.DPDiscard)

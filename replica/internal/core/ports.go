@@ -39,6 +39,8 @@ type Op struct {
 	PreFlush bool
 	FUA      bool
 	MayUnmap bool // OpZero may deallocate
+	// ZeroEdges: of an OpDiscard, what is not a whole unit of the disk's is to be zeroed.
+	ZeroEdges bool
 	// Digest is what the shell sums a read with, and ZeroCheck whether it looks if
 	// all of it is zero: see Sum.
 	Digest    protocol.Digest

@@ -141,10 +141,7 @@ func (r *request) writeLocal() {
 	case IOWrite:
 		o.Kind, o.Buf, o.FUA = OpWrite, r.buf, r.fua
 	case IODiscard:
-		o.Kind = OpDiscard
-		if !v.limits.Discard {
-			o.Kind = OpZero
-		}
+		v.discard(o)
 	default:
 		o.Kind, o.MayUnmap = OpZero, r.unmap
 	}
