@@ -418,6 +418,8 @@ const (
 	defaultQueueDepth   = 64
 
 	defaultCongestionExtents = 1237
+
+	maxSecret = 64 // characters of a shared secret
 )
 
 // Our own defaults: see ResyncConfig.
@@ -505,6 +507,9 @@ func (p *PeerConfig) validate() error {
 	}
 	if _, err := protocol.LookupDigest(p.CRAMAlg); err != nil {
 		return fmt.Errorf("%w: CRAMAlg: %w", ErrConfig, err)
+	}
+	if len(p.Secret) > maxSecret {
+		return fmt.Errorf("%w: Secret is %d characters long, want at most %d", ErrConfig, len(p.Secret), maxSecret)
 	}
 	if p.OnCongestion != Block && p.Protocol != protocol.A {
 		return fmt.Errorf("%w: OnCongestion %v needs Protocol A: with B and C a write waits for the peer anyway (155)", ErrConfig, p.OnCongestion)

@@ -29,7 +29,8 @@ type TCPConfig struct {
 	Rand               func() uint64
 	Logger             *slog.Logger
 
-	// SndBuf and RcvBuf are the kernel's socket buffers in bytes; 0 lets it choose.
+	// SndBuf and RcvBuf are the kernel's socket buffers in bytes, up to 10 MiB; 0 lets it
+	// choose.
 	SndBuf int
 	RcvBuf int
 	// AllowRemote decides whether a connection from this address may be the
@@ -53,7 +54,8 @@ type TCP struct {
 }
 
 // NewTCP returns a transport over plain TCP. It opens nothing yet. An address
-// that is no host:port is an error.
+// that is no host:port is an error, and so is a time or a size beyond DRBD's range
+// (spec: behaviour 10.1).
 func NewTCP(cfg TCPConfig) (*TCP, error) {
 	s, err := newTCPStreams(&cfg)
 	if err != nil {
@@ -77,6 +79,20 @@ func newTCPStreams(cfg *TCPConfig) (*tcpStreams, error) {
 	}
 	if _, _, err := net.SplitHostPort(cfg.Remote); err != nil {
 		return nil, fmt.Errorf("transport: remote address: %w", err)
+	}
+	for _, f := range []struct {
+		name   string
+		v, max int64
+		unit   string
+	}{
+		{"SndBuf", int64(cfg.SndBuf), 10 << 20, "bytes"}, {"RcvBuf", int64(cfg.RcvBuf), 10 << 20, "bytes"},
+		{"ConnectInterval", int64(cfg.ConnectInterval), int64(2 * time.Minute), "ns"},
+		{"PingTimeout", int64(cfg.PingTimeout), int64(30 * time.Second), "ns"},
+		{"SocketCheckTimeout", int64(cfg.SocketCheckTimeout), int64(30 * time.Second), "ns"},
+	} {
+		if f.v < 0 || f.v > f.max {
+			return nil, fmt.Errorf("transport: %s is %d, want 0 to %d %s", f.name, f.v, f.max, f.unit)
+		}
 	}
 	log := cfg.Logger
 	if log == nil {

@@ -125,6 +125,8 @@ var notes = map[place]string{
 	{"disk", "max-bio-bvecs"}:      "a limit of the kernel's",
 	{"disk", "use-bmbv"}:           "a limit of the kernel's",
 	{"disk", "disable-write-same"}: "write-same is not used",
+
+	{"startup", "stacked-timeouts"}: "it is for resources that are stacked on each other",
 }
 
 // handler has a command run. That of a handler may be a whole line of shell.

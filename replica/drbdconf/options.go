@@ -41,6 +41,7 @@ func sec(def string, lo, hi int64) spec {
 }
 func yesNo(def string) spec     { return spec{kind: toggle, def: def} }
 func word1(def string) spec     { return spec{kind: text, def: def} }
+func upTo64(def string) spec    { return spec{kind: text, def: def, max: 64} }
 func one(values ...string) spec { return spec{kind: choice, def: values[0], values: values} }
 func nine(s spec) spec          { s.only9 = true; return s }
 
@@ -64,8 +65,8 @@ var sectionSpecs = map[string]map[string]spec{
 		"connect-int": num("10", 1, 120), "ko-count": num("7", 0, 200), "socket-check-timeout": num("0", 0, 300),
 		"max-buffers": num("2048", 32, 131072), "max-epoch-size": num("2048", 1, 20000), "unplug-watermark": num("128", 1, 131072),
 		"sndbuf-size": num("0", 0, 10<<20), "rcvbuf-size": num("0", 0, 10<<20),
-		"allow-two-primaries": yesNo("no"), "cram-hmac-alg": word1(""), "shared-secret": word1(""), "data-integrity-alg": word1(""),
-		"verify-alg": word1(""), "csums-alg": word1(""), "csums-after-crash-only": yesNo("no"),
+		"allow-two-primaries": yesNo("no"), "cram-hmac-alg": upTo64(""), "shared-secret": upTo64(""), "data-integrity-alg": upTo64(""),
+		"verify-alg": upTo64(""), "csums-alg": upTo64(""), "csums-after-crash-only": yesNo("no"),
 		"after-sb-0pri": word1("disconnect"), "after-sb-1pri": word1("disconnect"), "after-sb-2pri": word1("disconnect"),
 		"always-asbp": yesNo("no"), "rr-conflict": one("disconnect", "violently", "call-pri-lost", "retry-connect", "auto-discard"),
 		"on-congestion": one("block", "pull-ahead", "disconnect"), "congestion-fill": sec("0", 0, 20971520),
@@ -76,7 +77,7 @@ var sectionSpecs = map[string]map[string]spec{
 		"rdma-ctrl-sndbuf-size": nine(num("0", 0, 10<<20)),
 	},
 	"disk": {
-		"size": sec("0", 0, math.MaxInt64>>9), "on-io-error": one("detach", "pass_on", "call-local-io-error", "panic"),
+		"size": sec("0", 0, 1<<41), "on-io-error": one("detach", "pass_on", "call-local-io-error", "panic"),
 		"fencing": one("dont-care", "resource-only", "resource-and-stonith"), "disk-barrier": yesNo("no"), "disk-flushes": yesNo("yes"),
 		"disk-drain": yesNo("yes"), "md-flushes": yesNo("yes"), "resync-rate": kib("250", 1, 8388608), "resync-after": word1("-1"),
 		"al-extents": num("1237", 67, 65534), "al-updates": yesNo("yes"), "c-plan-ahead": num("20", 0, 300),
@@ -200,6 +201,10 @@ func (sp spec) value(name string, pos Pos, args []word) (string, error) {
 	case choice:
 		if !slices.Contains(sp.values, v.text) {
 			return "", errorAt(v.pos, ErrInvalid, "%s is one of %s, not %q", name, strings.Join(sp.values, ", "), v.text)
+		}
+	case text:
+		if sp.max > 0 && int64(len(v.text)) > sp.max {
+			return "", errorAt(v.pos, ErrInvalid, "%s is %d characters long, want at most %d", name, len(v.text), sp.max)
 		}
 	case number:
 		if _, err := sp.number(v.text); err != nil {

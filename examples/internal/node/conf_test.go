@@ -4,6 +4,7 @@
 package node_test
 
 import (
+	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -134,4 +135,37 @@ func same(t *testing.T, want, got, def reflect.Value, name string) {
 		return
 	}
 	require.Equal(t, want.Interface(), got.Interface(), name)
+}
+
+// TestOptionsPage holds the node's tables to docs/options.md: the same options, ranges, and
+// defaults, but for the speed of a resync.
+func TestOptionsPage(t *testing.T) {
+	page, err := os.ReadFile("../../../docs/options.md")
+	require.NoError(t, err)
+	ours := []string{"resync-rate", "c-fill-target", "c-min-rate"}
+	section, rows := "", 0
+	for line := range strings.Lines(string(page)) {
+		if name, ok := strings.CutPrefix(strings.TrimSpace(line), "## "); ok {
+			section = name
+		}
+		table := map[string]interface {
+			Default(string) string
+			Values(string) string
+			Names() []string
+		}{"net": node.NetOptions, "disk": node.DiskOptions, "options": node.ResourceOptions}[section]
+		cells := strings.Split(line, "|")
+		if table == nil || len(cells) != 9 || strings.Contains(cells[1], "Option") || strings.HasPrefix(cells[1], "---") {
+			continue
+		}
+		rows++
+		name, def, values := strings.TrimSpace(cells[1]), strings.TrimSpace(cells[2]), strings.TrimSpace(cells[3])
+		require.Contains(t, table.Names(), name)
+		if !slices.Contains(ours, name) && values != "text" {
+			require.Equal(t, strings.TrimPrefix(def, "-"), table.Default(name), name)
+		}
+		if name != "protocol" && values != "text" {
+			require.Equal(t, values, table.Values(name), name)
+		}
+	}
+	require.Equal(t, len(node.NetOptions.Names())+len(node.DiskOptions.Names())+len(node.ResourceOptions.Names()), rows)
 }
