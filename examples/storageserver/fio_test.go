@@ -18,6 +18,7 @@ import (
 // TestFio writes and verifies through NBD with blocks of all sizes while the cable
 // between the nodes is pulled out at random. Afterwards both nodes hold the same.
 func TestFio(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("takes half a minute")
 	}

@@ -65,6 +65,7 @@ func (v *guest) connect(addr string, connections int) (string, error) {
 // whose Primary is killed while the kernel writes. What it was told is written is on the
 // other node, to which it goes next.
 func TestKernelClient(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("boots a virtual machine")
 	}

@@ -18,6 +18,7 @@ import (
 // change; after a split brain it says what to type. BLOCKMIRROR_SCREENSHOTS names a
 // folder for pictures.
 func TestPage(t *testing.T) {
+	t.Parallel()
 	need(t, "chromium", "nbdcopy")
 	pictures := os.Getenv("BLOCKMIRROR_SCREENSHOTS")
 	if pictures == "" {
@@ -30,8 +31,8 @@ func TestPage(t *testing.T) {
 	alpha.start()
 	beta.start()
 	alpha.ok("wait-connect 0", "disconnect r0")
-	beta.ok("disconnect r0", "disk-options 0 --resync-rate=16M", "connect r0")
-	alpha.ok("disk-options 0 --resync-rate=16M", "connect r0", "wait-connect 0")
+	beta.ok("disconnect r0", "disk-options 0 --resync-rate=10M", "connect r0")
+	alpha.ok("disk-options 0 --resync-rate=10M", "connect r0", "wait-connect 0")
 	b := openPage(t, "http://"+port+"/", 1200, 900, false)
 	is := func(want string) func(string) bool { return func(s string) bool { return s == want } }
 	b.until("document.title", is("alpha – blockmirror"))

@@ -64,11 +64,24 @@ func (s *server) mount(prepare func(volume string)) *mount {
 // leave takes everything apart in order.
 func (m *mount) leave() {
 	m.l.t.Helper()
-	command(m.l.t, "umount", m.dir)
+	m.umount(m.dir)
 	command(m.l.t, "losetup", "-d", m.loop)
 	m.loop = ""
-	command(m.l.t, "umount", filepath.Dir(m.file))
+	m.umount(filepath.Dir(m.file))
 	<-m.ended
+}
+
+// umount unmounts a folder as soon as nobody is in it: processes that were told to end,
+// and a loop device that was given up, hold it for a moment more.
+func (m *mount) umount(dir string) {
+	m.l.t.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		out, err := exec.Command("umount", dir).CombinedOutput()
+		if err == nil {
+			return
+		}
+		require.True(m.l.t, time.Now().Before(deadline), "umount: %s", out)
+	}
 }
 
 // drop takes everything apart whatever state it is in.

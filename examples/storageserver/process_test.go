@@ -32,13 +32,13 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
+	_ = os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin:"+postgresBin())
 	os.Exit(m.Run())
 }
 
 // need skips a test without its tools, and fails it where they have to be there.
 func need(t *testing.T, tools ...string) {
 	t.Helper()
-	t.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin:"+postgresBin())
 	for _, tool := range tools {
 		if _, err := exec.LookPath(tool); err != nil {
 			missing(t, tool+" is not installed")
