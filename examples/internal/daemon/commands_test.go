@@ -210,3 +210,48 @@ func TestRefusals(t *testing.T) {
 	a.ok("disconnect r0")
 	a.refused(10, "Failure: (159) Resource still in use", "del-resource r0")
 }
+
+// TestNewPair makes a pair without an initial sync, and goes through the commands that are
+// rare in everyday life.
+func TestNewPair(t *testing.T) {
+	l := newLab(t)
+	ports := l.ports(2)
+	up := func(name string, i int) *instance {
+		d := l.start(name, nil)
+		d.ok("new-resource r0 --on-no-data-accessible=suspend-io", "new-minor r0 0 0", "attach 0 "+l.disk(name+".img", 8<<20)+" internal internal"+diskFast,
+			"connect r0 "+ports[i]+" "+ports[1-i]+fast)
+		return d
+	}
+	alpha, beta := up("alpha", 0), up("beta", 1)
+	alpha.ok("wait-connect 0")
+	beta.ok("wait-connect 0")
+	require.Equal(t, "Inconsistent/Inconsistent\n", alpha.ok("dstate 0"))
+	alpha.ok("new-current-uuid 0 --clear-bitmap")
+	alpha.inSync()
+	beta.inSync()
+	require.Contains(t, alpha.ok("status --statistics"), "received:0 sent:0 out-of-sync:0", "nothing was copied")
+	alpha.ok("primary 0") // no --force: both are good
+	require.Contains(t, alpha.ok("show"), "on-no-data-accessible   suspend-io;")
+	alpha.refused(10, "Secondary and disconnected", "resource-options r0 --set-defaults")
+	require.Empty(t, alpha.ok("explain"), "nothing is wrong")
+
+	beta.ok("invalidate 0", "wait-sync 0")
+	beta.inSync()
+	alpha.inSync()
+
+	alpha.ok("secondary 0", "disconnect r0")
+	beta.waitFor("cstate 0", "WFConnection\n")
+	beta.ok("disconnect r0", "outdate 0")
+	require.Equal(t, "Outdated/DUnknown\n", beta.ok("dstate 0"))
+	beta.refused(17, "State change failed: (-2) Need access to UpToDate data", "primary 0")
+	beta.ok("resource-options r0 --on-no-data-accessible=io-error")
+	require.NotContains(t, beta.ok("show"), "suspend-io")
+	beta.ok("connect r0")
+	alpha.ok("connect r0", "wait-connect 0", "primary 0")
+	alpha.inSync()
+	beta.inSync()
+
+	beta.ok("detach 0 --force")
+	alpha.waitFor("dstate 0", "UpToDate/Diskless\n")
+	require.Equal(t, "Diskless/UpToDate\n", beta.ok("dstate 0"))
+}
