@@ -4,6 +4,7 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -47,7 +48,6 @@ const (
 	CodeCSumsAlg         Code = 144
 	CodeVerifyAlg        Code = 146
 	CodeNotCurrent       Code = 150
-	CodeNeedStandAlone   Code = 151
 	CodeStonithWithA     Code = 154
 	CodeCongestionNeedsA Code = 155
 	CodeUnknownResource  Code = 158
@@ -87,7 +87,6 @@ var codeText = map[Code]string{
 	CodeNoDisk:           "Device does not have a disk-config",
 	CodeNeedProtocolC:    "Protocol C required",
 	CodeNotCurrent:       "Can only attach to the data we lost last (see kernel log).",
-	CodeNeedStandAlone:   "Need to be StandAlone",
 	CodeUnknownResource:  "Unknown resource",
 	CodeResourceInUse:    "Resource still in use (delete all minors first)",
 	CodeMinorConfigured:  "Minor still configured (down it first)",
@@ -171,6 +170,10 @@ func translate(err error) error {
 	}{
 		{replica.ErrAttached, CodeAttached},
 		{replica.ErrDataStale, CodeNotCurrent},
+		{replica.ErrHung, CodeDiskClaimed}, // by its own requests of before
+		{replica.ErrDiskTimeout, CodeMetaIO},
+		{replica.ErrIO, CodeMetaIO}, // of all that is translated only an attach gives it
+		{context.Canceled, CodeInterrupted},
 		{replica.ErrShrink, CodeShrink},
 		{replica.ErrConnected, CodeHasNet},
 		{replica.ErrStandAlone, CodeInvalid},
