@@ -58,7 +58,8 @@ func init() {
 		"stall":   func(s *stage, a *args) error { n := s.node(a); s.net.Path(n.name, other(n.name)).Stall(); return nil },
 		"unstall": func(s *stage, a *args) error { n := s.node(a); s.net.Path(n.name, other(n.name)).Resume(); return nil },
 		"delay":   verbDelay, "bandwidth": verbBandwidth, "hold": verbHold, "release": verbRelease,
-		"fault": verbFault, "freeze": verbFreeze, "mend": verbMend, "slow": verbSlow,
+		"create-md": verbCreateMD,
+		"fault":     verbFault, "freeze": verbFreeze, "mend": verbMend, "slow": verbSlow,
 		"sleep": func(_ *stage, a *args) error { d := a.duration(); time.Sleep(d); return nil },
 		"allow": func(s *stage, a *args) error {
 			for _, w := range a.rest() {
@@ -113,6 +114,11 @@ func verbDisks(s *stage, a *args) error {
 		s.model = make([]byte, l.UsableSectors*metadata.SectorSize)
 	}
 	return nil
+}
+
+// verbCreateMD: create-md NODE. Its disk, which is not in use, gets fresh metadata.
+func verbCreateMD(s *stage, a *args) error {
+	return replica.CreateMetadata(replica.Disk{Device: s.node(a).disk}, metadata.CreateOptions{}, replica.Force())
 }
 
 // verbConfig: config [P|S] NAME=VALUE ..., before up.
