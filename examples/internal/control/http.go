@@ -19,22 +19,27 @@ const (
 	headerTimeout = 10 * time.Second // for the header of a request
 	idleTimeout   = time.Minute      // between two requests
 	maxHeader     = 16 << 10         // bytes
-	maxConns      = 256              // at one time; who comes then is disconnected at once
+	maxConns      = 256              // from the network at one time; who comes then is disconnected at once
+	maxCommands   = 4096             // the same of the control socket: hundreds of wait-connect are fine
 )
 
 // ServeHTTP serves a handler on a listener, over TLS if sec is not nil, until ctx ends. Requests see ctx end, and
 // have a second then.
 func ServeHTTP(ctx context.Context, l net.Listener, sec *tls.Config, h http.Handler) error {
+	l = &limited{Listener: l, slots: make(chan struct{}, maxConns)}
+	if sec != nil {
+		l = tls.NewListener(l, sec)
+	}
+	return serve(ctx, l, h)
+}
+
+func serve(ctx context.Context, l net.Listener, h http.Handler) error {
 	srv := &http.Server{
 		Handler: h, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
 		ErrorLog:    log.New(io.Discard, "", 0), // what clients do wrong
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
 	done := make(chan error, 1)
-	l = &limited{Listener: l, slots: make(chan struct{}, maxConns)}
-	if sec != nil {
-		l = tls.NewListener(l, sec)
-	}
 	go func() { done <- srv.Serve(l) }()
 	select {
 	case err := <-done:

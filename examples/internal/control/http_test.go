@@ -20,7 +20,7 @@ import (
 )
 
 // serveNode serves a node's API on a socket, which it returns.
-func serveNode(t *testing.T) string {
+func serveNode(t *testing.T, how func(context.Context, net.Listener, *node.Node) error) string {
 	dir, err := os.MkdirTemp("", "bm")
 	require.NoError(t, err)
 	path := filepath.Join(dir, "s")
@@ -28,7 +28,7 @@ func serveNode(t *testing.T) string {
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- Serve(ctx, l, node.New(node.Config{Name: "alpha"})) }()
+	go func() { done <- how(ctx, l, node.New(node.Config{Name: "alpha"})) }()
 	t.Cleanup(func() {
 		cancel()
 		require.NoError(t, <-done)
@@ -40,7 +40,7 @@ func serveNode(t *testing.T) string {
 // TestSocketIsTheOwners: nobody else can open the socket, and a second daemon cannot take
 // it from one that answers.
 func TestSocketIsTheOwners(t *testing.T) {
-	path := serveNode(t)
+	path := serveNode(t, Serve)
 	info, err := os.Stat(path)
 	require.NoError(t, err)
 	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
@@ -51,7 +51,9 @@ func TestSocketIsTheOwners(t *testing.T) {
 // TestConnectionsAreLimited: who comes when all places are taken is sent away, and there is
 // room again when somebody leaves.
 func TestConnectionsAreLimited(t *testing.T) {
-	path := serveNode(t)
+	path := serveNode(t, func(ctx context.Context, l net.Listener, n *node.Node) error {
+		return ServeHTTP(ctx, l, nil, Handler(n))
+	})
 	dial := func() net.Conn {
 		c, err := net.Dial("unix", path)
 		require.NoError(t, err)
@@ -78,7 +80,7 @@ func TestConnectionsAreLimited(t *testing.T) {
 
 // TestOversizedRequests: a request that is too large is refused, and costs no memory.
 func TestOversizedRequests(t *testing.T) {
-	path := serveNode(t)
+	path := serveNode(t, Serve)
 	client := NewClient(path)
 	body := io.MultiReader(strings.NewReader(`{"args":["`), bytes.NewReader(bytes.Repeat([]byte("x"), maxBody)), strings.NewReader(`"]}`))
 	resp, err := client.http.Post("http://daemon/v1/commands/down", "application/json", body)

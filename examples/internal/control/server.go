@@ -169,5 +169,5 @@ func (f flushing) Write(p []byte) (int, error) {
 
 // Serve serves the API on a listener until ctx ends.
 func Serve(ctx context.Context, l net.Listener, n *node.Node) error {
-	return ServeHTTP(ctx, l, nil, Handler(n))
+	return serve(ctx, &limited{Listener: l, slots: make(chan struct{}, maxCommands)}, Handler(n))
 }
