@@ -266,20 +266,18 @@ func (v *volume) attached(cmd *Command) {
 		return
 	}
 	if pd.conn < protocol.Connected {
-		if v.role == protocol.Primary && v.negotiated == protocol.UpToDate {
-			// The peer has this generation, too, if it was lost while there was no disk
-			// here: what is written alone from now on needs a name of its own.
-			if birth := v.ids.BirthOnPromotion(false, false, metadata.DiskUnknown, pd.feed.PeerMayShare()); birth != metadata.NoBirth {
-				pd.beginAlone(birth)
-			}
-		}
 		// While unconnected the peer's disk is as the superblock remembers it.
+		nested := c.settling
+		c.settling = true // nothing is written before the generation that it belongs to
 		c.change(pd, fact, func(s *protocol.State) {
 			s.Disk = v.negotiated
 			if v.sb.Flags&metadata.PeerOutdated != 0 {
 				s.PeerDisk = protocol.Outdated
 			}
 		})
+		v.primaryGoesOnAlone()
+		c.settling = nested
+		c.drain()
 		v.syncSuper(func(err error) {
 			if err != nil {
 				err = fmt.Errorf("attach: %w", err)
@@ -300,6 +298,19 @@ func (v *volume) attached(cmd *Command) {
 		}
 		c.finish(cmd, nil)
 	})
+}
+
+// primaryGoesOnAlone begins a generation if a Primary without its peer has attached a
+// disk, as its promotion would have, had the disk been there: what it writes from now on
+// the peer does not have. DRBD begins none.
+func (v *volume) primaryGoesOnAlone() {
+	if v.role != protocol.Primary || v.disk != protocol.UpToDate {
+		return
+	}
+	pd := v.pds[0]
+	if birth := v.ids.BirthOnPromotion(false, false, metadata.DiskUnknown, pd.feed.PeerMayShare()); birth != metadata.NoBirth {
+		pd.beginAlone(birth)
+	}
 }
 
 // abortAttach: the handshake does not want this disk.

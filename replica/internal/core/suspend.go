@@ -310,12 +310,13 @@ func (c *Core) thaw() {
 
 // succeeded reports whether a request whose parts have ended has done what the
 // application asked for. A write to a disk that is not UpToDate, here or at the peer,
-// has not: a resync may overwrite it; nor has one to a disk that goes.
+// has not: a resync may overwrite it; nor has one to a disk that goes. A peer that was
+// good when it took the write counts as long as nobody knows better.
 func (r *request) succeeded() bool {
 	if r.kind == IORead {
 		return r.net == partOK || r.local == partOK
 	}
-	return r.net == partOK && (r.peerGood || r.pd.disk == protocol.UpToDate) ||
+	return r.net == partOK && (r.peerGood && r.pd.disk == protocol.DUnknown || r.pd.disk == protocol.UpToDate) ||
 		r.local == partOK && r.v.disk == protocol.UpToDate && !r.v.leaving
 }
 

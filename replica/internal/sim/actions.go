@@ -100,6 +100,9 @@ func allActions() []action {
 		{"peer-errors", 0, 0, (*Run).failPeer},
 		{"slow-peer", 0, 0, (*Run).slowPeer},
 		{"slow-own", 0, 0, (*Run).slowOwn},
+		// Chosen by Plan: see changeOptions.
+		{"net-options", 0, 0, (*Run).netOptions},
+		{"disk-options", 0, 0, (*Run).diskOptions},
 	}
 }
 

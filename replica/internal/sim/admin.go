@@ -101,7 +101,12 @@ func (r *Run) detach(a *rand.Rand) {
 		force = false
 	}
 	vol := a.IntN(len(n.disks))
-	r.try(n, "detach", func(c *core.Command) { n.core.Detach(c, vol, force) })
+	detach := func(c *core.Command) { n.core.Detach(c, vol, force) }
+	if r.cfg.Reckless {
+		r.try(n, "detach", detach)
+		return
+	}
+	r.order(n, "detach", detach, func(error) {}) // what is good is looked at again after that
 }
 
 func (r *Run) attach(a *rand.Rand) {

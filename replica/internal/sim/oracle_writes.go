@@ -28,7 +28,8 @@ type write struct {
 	from, to uint64 // sectors
 	zero     bool
 	fua      bool
-	ack      uint64   // its number among the acknowledgements, 0 if there was none
+	ack      uint64   // its number among the acknowledgements, 0 if there was none or the promise is void
+	was      uint64   // the same, void or not
 	horizon  uint64   // acknowledgements when it was submitted
 	rivals   []*write // overlapping ones that were acknowledged while this one was in flight
 }
@@ -101,7 +102,7 @@ func (o *ledger) failed(w *write) { delete(o.live, w) }
 func (o *ledger) done(w *write) {
 	delete(o.live, w)
 	o.acks++
-	w.ack = o.acks
+	w.ack, w.was = o.acks, o.acks
 	for s := w.from; s < w.to; s++ {
 		if o.soft[s] == nil {
 			o.soft[s] = []*write{o.acked[s]}
@@ -149,7 +150,7 @@ func (o *ledger) flushed(acks uint64) {
 		}
 		at := -1 // the last one that the flush covers
 		for i, w := range list {
-			if w != nil && w.ack != 0 && w.ack <= acks && (at < 0 || w.ack > list[at].ack) {
+			if w != nil && w.was != 0 && w.was <= acks && (at < 0 || w.was > list[at].was) {
 				at = i
 			}
 		}

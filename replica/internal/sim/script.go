@@ -197,6 +197,7 @@ func Plan(seed uint64) Script {
 	rng := rand.New(rand.NewPCG(seed, 0x706c616e))
 	s := Script{Seed: seed, Options: planOptions(seed)}
 	s.Actions = drawActions(rng, func(a *action) int { return a.weightIn(s.Options.Reckless) })
+	changeOptions(&s)
 	return s
 }
 
@@ -226,6 +227,22 @@ func drawActions(rng *rand.Rand, weight func(a *action) int) (list []Action) {
 		list = append(list, a)
 	}
 	return list
+}
+
+// changeOptions lets administrators change options in one run of six, now and then
+// instead of what they did.
+func changeOptions(s *Script) {
+	rng := rand.New(rand.NewPCG(s.Seed, 0x6368616e))
+	if rng.IntN(6) > 0 {
+		return
+	}
+	for range 2 + rng.IntN(8) {
+		a := &s.Actions[rng.IntN(len(s.Actions))]
+		a.Name = "net-options"
+		if rng.IntN(3) == 0 {
+			a.Name = "disk-options"
+		}
+	}
 }
 
 // planOptions chooses the options of a seed.

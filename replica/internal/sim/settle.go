@@ -115,6 +115,9 @@ func (r *Run) operate(since time.Duration) {
 			// acknowledged is checked all the same.
 			r.try(n, "operator demotes", func(c *core.Command) { n.core.Demote(c) })
 		}
+		if st.Conn == protocol.StandAlone && since > 20*time.Second {
+			r.adjust(n)
+		}
 		if st.Conn == protocol.StandAlone && !r.stuck(since) {
 			r.try(n, "connect", func(c *core.Command) { n.core.Connect(c, 0, core.ConnectOptions{}) })
 		}

@@ -250,6 +250,7 @@ func (r *Run) flushOn(n *Node, vol int, then func()) {
 	r.Figures.Flushes++
 	book, acks, boot := r.books[vol], r.books[vol].acks, n.boot
 	n.IO(&core.IO{Kind: core.IOFlush, Volume: vol}, func(err error) {
+		r.tracef("%d flush of volume %d, after %d acknowledgements: %v", n.idx, vol, acks, err)
 		if err != nil || n.boot != boot || !r.cfg.Reckless && r.writer != n {
 			return
 		}
