@@ -7,11 +7,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/go-blockmirror/blockmirror/examples/internal/node"
@@ -84,11 +87,16 @@ func (c *Client) Events2(ctx context.Context, cmd *Command, w io.Writer) error {
 // Main is drbdsetup: it runs one command line against the daemon behind a socket, and
 // returns the exit code.
 func Main(ctx context.Context, socket string, line []string, stdout, stderr io.Writer) int {
+	if len(line) > 0 && slices.Contains([]string{"help", "--help", "-h"}, line[0]) {
+		return help(line[1:], stdout, stderr)
+	}
 	cmd, err := ParseCommand(line)
 	if err != nil {
 		fmt.Fprintln(stderr, err)
 		if len(line) == 0 {
-			fmt.Fprintf(stderr, "USAGE: drbdsetup [--socket PATH] COMMAND ...\n%s", Synopsis())
+			fmt.Fprint(stderr, usageLine, Synopsis())
+		} else {
+			fmt.Fprintln(stderr, "drbdsetup help lists the commands, and drbdsetup help COMMAND its options.")
 		}
 		return node.ExitUsage
 	}
@@ -112,14 +120,42 @@ func Main(ctx context.Context, socket string, line []string, stdout, stderr io.W
 	return a.Exit
 }
 
+const usageLine = "USAGE: drbdsetup [--socket PATH] COMMAND ...\n"
+
+// help lists all commands, or one with its options.
+func help(line []string, stdout, stderr io.Writer) int {
+	if len(line) == 0 {
+		fmt.Fprint(stdout, usageLine, Synopsis())
+		return 0
+	}
+	verb, known := Verbs()[line[0]]
+	if !known {
+		fmt.Fprintf(stderr, "'%s' is an unknown command\n", line[0])
+		return node.ExitUsage
+	}
+	fmt.Fprintf(stdout, "USAGE: drbdsetup %s %s\n", verb.Name, verb.Usage)
+	for _, name := range slices.Sorted(maps.Keys(verb.Options)) {
+		if verb.Options[name] {
+			fmt.Fprintf(stdout, "  --%s[=yes|no]\n", name)
+		} else {
+			fmt.Fprintf(stdout, "  --%s VALUE\n", name)
+		}
+	}
+	return 0
+}
+
 func report(stderr io.Writer, cmd *Command, err error) int {
 	if err == nil {
 		return 0
+	}
+	var request *url.Error
+	if errors.As(err, &request) {
+		err = request.Err // the request is nothing that was typed
 	}
 	fmt.Fprintf(stderr, "%s: %v\n", cmd.Object(), err)
 	if failed, ok := err.(*node.Error); ok {
 		return failed.Exit
 	}
-	fmt.Fprintln(stderr, "Is the daemon (storageserver) running? Where its control socket is say --socket or BLOCKMIRROR_SOCKET.")
+	fmt.Fprintln(stderr, "Is the daemon (storageserver) running, as this user? Where its control socket is say --socket or BLOCKMIRROR_SOCKET.")
 	return node.ExitUsage
 }

@@ -73,3 +73,32 @@ func FuzzRequest(f *testing.F) {
 		}
 	})
 }
+
+// TestHelp: who does not know the commands finds them, and who has no daemon is told.
+func TestHelp(t *testing.T) {
+	run := func(line string) (int, string, string) {
+		var out, errOut strings.Builder
+		code := Main(t.Context(), t.TempDir()+"/none", strings.Fields(line), &out, &errOut)
+		return code, out.String(), errOut.String()
+	}
+	for _, line := range []string{"help", "--help", "-h"} {
+		code, out, _ := run(line)
+		require.Zero(t, code)
+		for name := range Verbs() {
+			require.Contains(t, out, "  "+name)
+		}
+	}
+	code, out, _ := run("help disk-options")
+	require.Zero(t, code)
+	require.Contains(t, out, "  --al-extents VALUE\n  --al-updates[=yes|no]\n")
+	code, _, text := run("help frob")
+	require.Equal(t, 20, code)
+	require.Contains(t, text, "unknown command")
+	code, _, text = run("frob")
+	require.Equal(t, 20, code)
+	require.Contains(t, text, "drbdsetup help")
+	code, _, text = run("role 0")
+	require.Equal(t, 20, code)
+	require.Contains(t, text, "0: dial unix ")
+	require.Contains(t, text, "Is the daemon (storageserver) running")
+}
