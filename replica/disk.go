@@ -147,10 +147,9 @@ func (v *Volume) attach(ctx context.Context, d Disk) error {
 	if in.md = in.data; d.MetaDevice != nil {
 		in.md = blockdev.NewQueue(d.MetaDevice, metaWorkers)
 	}
-	// The disk before this one, if any, has failed: what still hangs in it ends
-	// when it ends.
-	if old := v.disk.Swap(in); old != nil {
-		v.r.wg.Go(old.close)
+	if err := v.replaceDisk(in); err != nil {
+		in.close()
+		return err
 	}
 	err = v.r.command(ctx, "", func(c *core.Core, cmd *core.Command) { c.Attach(cmd, v.index, img) })
 	if err != nil && ctx.Err() == nil { // it was refused: the device is not in use
@@ -158,6 +157,21 @@ func (v *Volume) attach(ctx context.Context, d Disk) error {
 		in.close()
 	}
 	return err
+}
+
+// replaceDisk makes in the disk. The one before, if any, has failed: what still hangs in
+// it ends when it ends. Under the lock, because a resource that ends waits for the
+// goroutines that there are, and closes the disks that it then has.
+func (v *Volume) replaceDisk(in *disk) error {
+	v.r.mu.Lock()
+	defer v.r.mu.Unlock()
+	if v.r.failed != nil {
+		return v.r.failed
+	}
+	if old := v.disk.Swap(in); old != nil {
+		v.r.wg.Go(old.close)
+	}
+	return nil
 }
 
 // Detach takes the disk out of service, with clean metadata. The volume goes on
