@@ -105,6 +105,8 @@ var scripts = []struct {
 		create-md --al-stripes 2 --al-stripe-size-kB 64
 		dump-md
 		frobnicate`},
+	// No check-resize: the real tool's answer depends on a file under /var/lib/drbd, which
+	// all that run at the same time share.
 	{"v08 flex-external", "v08", "flex-external", 8 * mib, `
 		create-md --al-stripes 4 --al-stripe-size-kB 32 --peer-max-bio-size 1M
 		dump-md
@@ -113,8 +115,7 @@ var scripts = []struct {
 		create-md --al-stripes 4 --al-stripe-size-kB 32
 		restore
 		dump-md
-		show-gi
-		check-resize`},
+		show-gi`},
 	{"v08 indexed", "v08", "1", 130 * mib, `
 		create-md
 		dump-md
