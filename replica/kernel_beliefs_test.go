@@ -6,6 +6,7 @@
 package replica_test
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
@@ -44,7 +45,7 @@ func (d *duo) nodeImage() diskImage {
 	}
 	img := diskImage{data: read(d.disks[0])}
 	if d.opts.external() {
-		img.meta = read(d.metas[0])
+		img.meta = read(d.metas[0])[:d.opts.metaBytes(d.lab)]
 	}
 	return img
 }
@@ -58,6 +59,7 @@ func (d *duo) kernelImage() diskImage {
 	if d.opts.external() {
 		img.meta, err = os.ReadFile(d.lab.disks[d.opts.metaDisk()])
 		require.NoError(d.t, err)
+		img.meta = img.meta[:d.opts.metaBytes(d.lab)]
 	}
 	return img
 }
@@ -65,10 +67,36 @@ func (d *duo) kernelImage() diskImage {
 // giveKernel and giveNode write an image to a side's disk.
 func (d *duo) giveKernel(img diskImage) {
 	d.t.Helper()
-	require.NoError(d.t, os.WriteFile(d.lab.disks[d.opts.at], img.data, 0o600))
+	writeSparse(d.t, d.lab.disks[d.opts.at], img.data, d.lab.size(d.opts.at))
 	if d.opts.external() {
-		require.NoError(d.t, os.WriteFile(d.lab.disks[d.opts.metaDisk()], img.meta, 0o600))
+		writeSparse(d.t, d.lab.disks[d.opts.metaDisk()], img.meta, d.lab.size(d.opts.metaDisk()))
 	}
+}
+
+// writeSparse replaces what a file holds, without the parts that are zero: most of an image is.
+func writeSparse(t testing.TB, path string, data []byte, size int64) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	require.NoError(t, err)
+	require.NoError(t, f.Truncate(0))
+	require.NoError(t, f.Truncate(size))
+	var zero [64 << 10]byte
+	for off := 0; off < len(data); off += len(zero) {
+		part := data[off:min(off+len(zero), len(data))]
+		if !bytes.Equal(part, zero[:len(part)]) {
+			_, err := f.WriteAt(part, int64(off))
+			require.NoError(t, err)
+		}
+	}
+	require.NoError(t, f.Close())
+}
+
+// metaBytes is how much of a device for external metadata belongs to the volume.
+func (o *duoOptions) metaBytes(lab *kernelLab) int64 {
+	if o.meta == "indexed" {
+		return 128 << 20 // index 0
+	}
+	return lab.size(o.metaDisk())
 }
 
 func (d *duo) giveNode(img diskImage) {
@@ -143,7 +171,7 @@ func (d *duo) applyWith(img diskImage, apply func(path string, size int64)) disk
 		md = &img.meta
 	}
 	path := filepath.Join(d.t.TempDir(), "disk")
-	require.NoError(d.t, os.WriteFile(path, *md, 0o600))
+	writeSparse(d.t, path, *md, int64(len(*md)))
 	apply(path, int64(len(*md)))
 	var err error
 	*md, err = os.ReadFile(path)

@@ -12,12 +12,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// kernelConnect: connections that either side ends, several times. Who asks ends
+// kernelConnect: connections that either side ends, ten times each. Who asks ends
 // StandAlone, the other one goes on looking.
 func kernelConnect(t *testing.T, lab *kernelLab) {
 	d := newDuo(t, lab, duoOptions{})
-	for range 5 {
-		d.connect()
+	d.connect()
+	for range 10 {
+		d.ctx = labContext(t)
 		d.waitKernelState("Connected Secondary/Secondary UpToDate/UpToDate")
 		d.waitNodeState("Connected Secondary/Secondary UpToDate/UpToDate")
 		require.EqualValues(t, 101, d.node.Status().Peers[0].Version)
@@ -31,7 +32,7 @@ func kernelConnect(t *testing.T, lab *kernelLab) {
 		d.waitNodeState("WFConnection Secondary/Unknown UpToDate/DUnknown")
 		d.connectKernel()
 		d.waitConnected()
-		require.NoError(t, d.kernel.Disconnect(d.ctx, d.port))
-		require.NoError(t, d.node.Disconnect(d.ctx))
 	}
+	require.NoError(t, d.kernel.Disconnect(d.ctx, d.port))
+	require.NoError(t, d.node.Disconnect(d.ctx))
 }

@@ -56,7 +56,7 @@ func kernelTwoPrimaries(t *testing.T, lab *kernelLab) {
 	require.NotZero(t, met[false], "the kernel never decided")
 	d.requireNoResync()
 	for _, line := range d.kernelLog() {
-		if kernelComplaint.MatchString(line) {
+		if complains(line) {
 			require.Regexp(t, conflictComplaint, line)
 		}
 	}

@@ -44,6 +44,8 @@ const (
 
 	labBadOffset  = 6 << 20
 	labLargeBytes = 324 << 20
+
+	labPatternDisk = 64 << 20 // the pattern, and data that scripts write
 )
 
 // kernelLab is a guest with the kernel's DRBD, and disks to experiment with.
@@ -76,7 +78,7 @@ func newKernelLab(t, all *testing.T) *kernelLab {
 		opts.Disks = append(opts.Disks, disk)
 	}
 	require.NoError(t, os.WriteFile(lab.disks[labPattern], lab.pattern, 0o600))
-	require.NoError(t, os.Truncate(lab.disks[labPattern], labDiskBytes))
+	require.NoError(t, os.Truncate(lab.disks[labPattern], labPatternDisk))
 	var err error
 	lab.guest, err = kerneldrbd.Start(labContext(t), opts)
 	require.NoError(t, err)
@@ -95,8 +97,11 @@ func labPatternData() []byte {
 
 // size is that of a disk, in bytes.
 func (lab *kernelLab) size(disk int) int64 {
-	if disk == labLarge {
+	switch disk {
+	case labLarge:
 		return labLargeBytes
+	case labPattern:
+		return labPatternDisk
 	}
 	return labDiskBytes
 }
@@ -371,13 +376,13 @@ func (d *duo) report() {
 	defer d.mu.Unlock()
 	if !d.opts.mayBreak && !d.t.Failed() {
 		for _, line := range slices.Concat(lines, d.history) {
-			if brokenConnection.MatchString(line) {
+			if brokenConnection.MatchString(line) && !neverConnected.MatchString(line) {
 				d.t.Errorf("a connection broke: %s", line)
 			}
 		}
 	}
 	for _, line := range lines {
-		if kernelComplaint.MatchString(line) && !d.opts.mayComplain {
+		if complains(line) && !d.opts.mayComplain {
 			d.t.Errorf("the kernel complained: %s", line)
 		}
 	}
@@ -388,8 +393,18 @@ func (d *duo) report() {
 
 var (
 	brokenConnection = regexp.MustCompile(`-> (BrokenPipe|NetworkFailure|ProtocolError|Timeout) `)
-	kernelComplaint  = regexp.MustCompile(`ASSERT|BUG|WARNING|Wrong magic|unexpected|Unexpected|[Ii]ncompatible|bad |Oops`)
+	// The emulated network accepts for the guest, and finds out later that nobody listens
+	// there: before the peer has said a word nothing is broken.
+	neverConnected  = regexp.MustCompile(`conn\( WFConnection -> (BrokenPipe|NetworkFailure) \)`)
+	kernelComplaint = regexp.MustCompile(`ASSERT|BUG|WARNING|Wrong magic|unexpected|Unexpected|[Ii]ncompatible|bad |Oops`)
 )
+
+// complains reports whether a line of the kernel's log says that something is wrong. One
+// warning is 8.4.11's own: having fenced its peer under resource-and-stonith it writes its
+// metadata while it holds a lock that does not allow that.
+func complains(line string) bool {
+	return kernelComplaint.MatchString(line) && !strings.Contains(line, "rcu_note_context_switch")
+}
 
 // connect connects both sides and waits until both say so.
 func (d *duo) connect() {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -119,7 +120,7 @@ func (m *kernelMatrix) finish(t *testing.T) {
 	defer m.mu.Unlock()
 	var b strings.Builder
 	fmt.Fprintf(&b, "%-22s %-16s %s\n", "scenario", "node to kernel", "kernel to node")
-	for _, s := range kernelScenarios {
+	for _, s := range slices.Concat(kernelScenarios, kernelPlays(t)) {
 		if c := m.cells[s.name]; c != nil {
 			fmt.Fprintf(&b, "%-22s %-16v %v\n", s.name, c[nodeActs], c[kernelActs])
 		}
@@ -130,7 +131,7 @@ func (m *kernelMatrix) finish(t *testing.T) {
 	}
 	old, err := os.ReadFile(kernelPagePath)
 	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(kernelPagePath, []byte(m.page(string(old))), 0o644))
+	require.NoError(t, os.WriteFile(kernelPagePath, []byte(m.page(string(old), kernelScripts(t))), 0o644))
 }
 
 var kernelPagePath = filepath.Join("..", "docs", "interop.md")
@@ -146,28 +147,55 @@ that direction. What it takes to run this, and what to know of a kernel as the p
 |---|---|---|---|
 `
 
+const kernelPagePlays = `
+## Scenarios of two nodes
+
+The scenarios of ` + "`replica/testdata/scenarios`" + `, which every test run plays with two nodes P and S, are played here with a
+kernel as one of them. Where it cannot be that one, the cell names the scenario above that has its part, or says why.
+
+| Scenario | What happens | The kernel is S | The kernel is P |
+|---|---|---|---|
+`
+
 // page keeps the results of scenarios that did not run this time.
-func (m *kernelMatrix) page(old string) string {
+func (m *kernelMatrix) page(old string, scripts []*script) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, kernelPageHead, m.version)
-	for _, s := range kernelScenarios {
-		if c := m.cells[s.name]; c != nil {
-			fmt.Fprintf(&b, "%s %v | %v |\n", s.pageRow(), c[nodeActs], c[kernelActs])
-			continue
+	results := func(name, row string) (node, kernel string) {
+		if c := m.cells[name]; c != nil {
+			return c[nodeActs].String(), c[kernelActs].String()
 		}
-		_, rest, _ := strings.Cut(old, s.pageRow())
-		results, _, _ := strings.Cut(rest, "\n")
-		fmt.Fprintf(&b, "%s%s\n", s.pageRow(), results)
+		_, rest, _ := strings.Cut(old, row)
+		line, _, _ := strings.Cut(rest, "\n")
+		node, kernel, _ = strings.Cut(strings.TrimSuffix(line, "|"), "|")
+		return strings.TrimSpace(node), strings.TrimSpace(kernel)
+	}
+	for _, s := range kernelScenarios {
+		node, kernel := results(s.name, s.pageRow())
+		fmt.Fprintf(&b, "%s %s | %s |\n", s.pageRow(), node, kernel)
+	}
+	b.WriteString(kernelPagePlays)
+	for _, sc := range scripts {
+		node, kernel := results(sc.name, sc.pageRow())
+		if !slices.Contains(sc.kernel, "S") {
+			node = sc.why
+		}
+		if !slices.Contains(sc.kernel, "P") {
+			kernel = sc.why
+		}
+		fmt.Fprintf(&b, "%s %s | %s |\n", sc.pageRow(), node, kernel)
 	}
 	return b.String()
 }
 
 // pageRow is what the page says of a scenario before the results.
 func (s *kernelScenario) pageRow() string { return fmt.Sprintf("| %s | %s |", s.name, s.about) }
+func (s *script) pageRow() string         { return fmt.Sprintf("| %s | %s |", s.name, s.title) }
 
 // TestKernelPage holds the page to the list of scenarios: written by a run in which
 // everything passed.
 func TestKernelPage(t *testing.T) {
+	const again = "write the page anew: go test ./replica -run 'TestKernel$' -kernel.page"
 	page, err := os.ReadFile(kernelPagePath)
 	require.NoError(t, err)
 	rows := 0
@@ -175,11 +203,16 @@ func TestKernelPage(t *testing.T) {
 		require.NotContains(t, line, "FAIL")
 		if strings.HasPrefix(line, "| ") {
 			rows++
+			require.Equal(t, 5, strings.Count(line, "|"), "%s: %s", again, line)
 		}
 	}
-	require.Equal(t, len(kernelScenarios)+1, rows, "write the page anew: go test ./replica -run 'TestKernel$' -kernel.page")
+	scripts := kernelScripts(t)
+	require.Equal(t, len(kernelScenarios)+1+len(scripts)+1, rows, again)
 	for _, s := range kernelScenarios {
-		require.Contains(t, string(page), s.pageRow(), "write the page anew: go test ./replica -run 'TestKernel$' -kernel.page")
+		require.Contains(t, string(page), s.pageRow(), again)
+	}
+	for _, s := range scripts {
+		require.Contains(t, string(page), s.pageRow(), again)
 	}
 	require.Regexp(t, `Linux \d+\.\S+, DRBD 8\.4\.\d+ `, string(page))
 }

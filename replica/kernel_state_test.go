@@ -167,11 +167,12 @@ func kernelPromoteTarget(t *testing.T, lab *kernelLab) {
 
 // kernelActivityLog: many more extents are written to than the activity log has room for,
 // on a large disk; then the Primary crashes, and no more is copied than the log held.
+// Checksums keep what the emulated network has to carry small.
 func kernelActivityLog(t *testing.T, lab *kernelLab) {
 	const slots, extents = 67, labLargeBytes/extentBytes - 1
 	lab.part(t, nodeActs, "node", func(t *testing.T) {
-		d := newDuo(t, lab, duoOptions{at: labLarge, mayBreak: true,
-			config: func(cfg *replica.Config) { cfg.Volumes[0].ALExtents = slots }})
+		d := newDuo(t, lab, duoOptions{at: labLarge, mayBreak: true, net: []string{"--csums-alg=xxhash64"},
+			config: func(cfg *replica.Config) { cfg.Volumes[0].ALExtents, cfg.Peers[0].CSumsAlg = slots, "xxhash64" }})
 		d.connect()
 		require.NoError(t, d.node.Promote(d.ctx))
 		var wg sync.WaitGroup
@@ -194,7 +195,8 @@ func kernelActivityLog(t *testing.T, lab *kernelLab) {
 		d.requireSame()
 	})
 	lab.part(t, kernelActs, "kernel", func(t *testing.T) {
-		d := newDuo(t, lab, duoOptions{at: labLarge, mayBreak: true, disk: []string{fmt.Sprintf("--al-extents=%d", slots)}})
+		d := newDuo(t, lab, duoOptions{at: labLarge, mayBreak: true, disk: []string{fmt.Sprintf("--al-extents=%d", slots)},
+			net: []string{"--csums-alg=xxhash64"}, config: func(cfg *replica.Config) { cfg.Peers[0].CSumsAlg = "xxhash64" }})
 		d.connect()
 		require.NoError(t, d.kernel.Primary(d.ctx))
 		script := ""

@@ -8,6 +8,7 @@ package replica_test
 import (
 	"flag"
 	"runtime"
+	"slices"
 	"testing"
 
 	"github.com/go-blockmirror/blockmirror/internal/kerneldrbd"
@@ -34,17 +35,17 @@ type kernelScenario struct {
 
 // kernelScenarios in the order in which they begin; the long ones are not last.
 var kernelScenarios = []kernelScenario{
-	{name: "Connect", run: kernelConnect, about: "ten connections, ended by either side in turn; nothing breaks, nobody complains"},
+	{name: "Connect", run: kernelConnect, about: "twenty connections, ten ended by either side; nothing breaks, nobody complains"},
 	{name: "FullSyncToKernel", only: nodeActs, run: kernelFullSyncToKernel, about: "fresh disks; the node is forced to Primary and fills the kernel's disk"},
 	{name: "FullSyncFromKernel", only: kernelActs, run: kernelFullSyncFromKernel, about: "fresh disks; the kernel is forced to Primary and fills the node's disk"},
 	{name: "LateJoiner", run: kernelLateJoiner, about: "a Primary that was in use alone meets a fresh disk"},
 	{name: "SkipInitialSync", run: kernelSkipInitialSync, about: "new-current-uuid --clear-bitmap on fresh disks: nothing is copied"},
 	{name: "ActivityLog", run: kernelActivityLog, slow: true, about: "more extents are written to than the activity log holds; after the Primary's crash only what it held is copied"},
-	{name: "WritesA", run: func(t *testing.T, lab *kernelLab) { kernelWrites(t, lab, protocol.A) }, about: "protocol A: 512 B to 1 MiB at odd sectors, flushes, many at one time"},
+	{name: "WritesA", run: func(t *testing.T, lab *kernelLab) { kernelWrites(t, lab, protocol.A) }, about: "protocol A: every size to 32 KiB and some to 1 MiB at odd sectors, flushes, many at one time, discards, zeroes"},
 	{name: "WritesB", run: func(t *testing.T, lab *kernelLab) { kernelWrites(t, lab, protocol.B) }, about: "protocol B: the same"},
 	{name: "WritesC", run: func(t *testing.T, lab *kernelLab) { kernelWrites(t, lab, protocol.C) }, about: "protocol C: the same"},
 	{name: "DiscardAndZeroes", run: kernelDiscardAndZeroes, about: "discard and write-zeroes, aligned and not"},
-	{name: "Versions", run: kernelVersions, slow: true, about: "protocol 86 to 100: full sync, writes both ways, an outage"},
+	{name: "Versions", run: kernelVersions, slow: true, about: "protocol 86 to 100: full sync (86, 95, 100), writes both ways, an outage"},
 	{name: "Outage", run: kernelOutage, about: "ten outages with writes on the Primary, roles in turn: both sides know the same blocks to differ, only these travel"},
 	{name: "WritesWhileSyncing", run: kernelWritesWhileSyncing, about: "the application writes while a full sync runs"},
 	{name: "RoleSwitch", run: kernelRoleSwitch, about: "either side is Primary in turn; the other one's promotion is refused"},
@@ -60,7 +61,7 @@ var kernelScenarios = []kernelScenario{
 	{name: "DisklessNode", only: nodeActs, run: kernelDisklessNode, about: "the node without disk works on the kernel's"},
 	{name: "DisklessKernel", only: kernelActs, run: kernelDisklessKernel, about: "the kernel without disk works on the node's"},
 	{name: "Detach", run: kernelDetach, about: "detach and attach while connected, as Primary and as Secondary"},
-	{name: "Integrity", run: kernelIntegrity, about: "data-integrity-alg: crc32c, sha1, md5, xxhash64"},
+	{name: "Integrity", run: kernelIntegrity, about: "data-integrity-alg: crc32c, sha1, md5, xxhash64; a bit that flips on the way is found, and nothing is lost by it"},
 	{name: "Authentication", run: kernelAuthentication, about: "cram-hmac-alg with the right secret, a wrong one, and on one side only"},
 	{name: "NetOptions", only: kernelActs, run: kernelNetOptions, about: "the kernel's administrator changes the protocol while connected"},
 	{name: "SplitBrain", run: kernelSplitBrain, about: "both were Primary while apart: both come to the same verdict and stay StandAlone; discard-my-data on either side ends it"},
@@ -81,6 +82,8 @@ var kernelScenarios = []kernelScenario{
 	{name: "Resize", run: kernelResize, about: "the volume grows and shrinks while it is written to"},
 	{name: "Change", run: kernelChange, only: nodeActs, about: "protocol, digest and resync speed change while connected"},
 	{name: "NodeAhead", run: kernelNodeAhead, only: nodeActs, about: "protocol A with congestion: the node pulls ahead and comes back"},
+	{name: "Refusals", run: kernelRefusals, slow: true, about: "what one side may not do in some situation the other one may not do either, with the same code"},
+	{name: "Status", run: kernelStatus, about: "/proc/drbd and the node's copy of it are mirror images, after writes and an outage"},
 	{name: "Random", run: kernelRandom, slow: true, about: "writes, cuts and roles in random order"},
 }
 
@@ -99,7 +102,7 @@ func TestKernel(all *testing.T) {
 	for range guests {
 		idle <- nil // not started yet
 	}
-	for _, s := range kernelScenarios {
+	for _, s := range slices.Concat(kernelPlays(all), kernelScenarios) {
 		if replica.RaceEnabled && s.slow {
 			continue
 		}

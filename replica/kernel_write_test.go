@@ -7,6 +7,7 @@ package replica_test
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 
@@ -45,6 +46,10 @@ func kernelWrites(t *testing.T, lab *kernelLab, p protocol.ReplicationProtocol) 
 		})
 	}
 	wg.Wait()
+	for _, w := range everySize() {
+		d.nodeWrite(0, w.off, w.from, w.size)
+		copy(model[w.off:w.off+w.size], lab.pattern[w.from:])
+	}
 	require.NoError(t, d.vol().Flush(d.ctx))
 	_, err := d.vol().WriteFUA(d.ctx, lab.pattern[:4096], 21<<20)
 	require.NoError(t, err)
@@ -74,10 +79,34 @@ func kernelWrites(t *testing.T, lab *kernelLab, p protocol.ReplicationProtocol) 
 	}
 	_, err = lab.guest.Run(d.ctx, script+"wait")
 	require.NoError(t, err)
+	var list strings.Builder
+	for _, w := range everySize() {
+		from := w.from + 512
+		fmt.Fprintf(&list, " %d:%d:%d", w.size, from, w.off)
+		copy(model[w.off:w.off+w.size], lab.pattern[from:])
+	}
+	_, err = lab.guest.Run(d.ctx, "for w in"+list.String()+"; do n=${w%%:*}; w=${w#*:}; dd if=/dev/vdc of=/dev/drbd0 bs=$n count=1 skip=${w%:*} seek=${w#*:} "+
+		"conv=notrunc iflag=direct,skip_bytes oflag=direct,seek_bytes status=none || exit 1; done")
+	require.NoError(t, err)
 	require.NoError(t, d.kernel.Secondary(d.ctx))
 	d.waitQuiet()
 	d.requireBoth(model)
+	d.discardAndZeroes(model)
 	require.Zero(t, d.status(0).OutOfSync)
+}
+
+// sizedWrite is a write of some size, at an odd sector.
+type sizedWrite struct{ off, from, size int64 }
+
+// everySize are writes of every size up to 32 KiB, one behind the other from 10.5 MiB on.
+func everySize() (list []sizedWrite) {
+	off := int64(21) << 19
+	for size := int64(512); size <= 32<<10; size += 512 {
+		off |= 512
+		list = append(list, sizedWrite{off, size * 64, size})
+		off += size
+	}
+	return list
 }
 
 // waitQuiet waits until nothing is under way on either side.
@@ -103,7 +132,15 @@ func kernelDiscardAndZeroes(t *testing.T, lab *kernelLab) {
 	require.NoError(t, d.node.Promote(d.ctx))
 	d.nodeWrite(0, 0, 0, labPatternBytes)
 	d.nodeWrite(0, labPatternBytes, 0, labPatternBytes)
-	model := d.nodeContent(0)
+	require.NoError(t, d.node.Demote(d.ctx))
+	d.discardAndZeroes(d.nodeContent(0))
+}
+
+// discardAndZeroes gives up and zeroes ranges from both sides, below 8 MiB.
+func (d *duo) discardAndZeroes(model []byte) {
+	t, lab := d.t, d.lab
+	t.Helper()
+	require.NoError(t, d.node.Promote(d.ctx))
 	zero := func(off, n int64) { clear(model[off : off+n]) }
 
 	require.NoError(t, d.vol().WriteZeroes(d.ctx, 3*512, 5*512))
@@ -123,6 +160,10 @@ func kernelDiscardAndZeroes(t *testing.T, lab *kernelLab) {
 	require.NoError(t, err)
 	zero(5<<20, 1<<20)
 	zero(6<<20+1536, 512*13)
+	_, err = lab.guest.Run(d.ctx, fmt.Sprintf("zero-range -z -o %d -l %d /dev/drbd0 && zero-range -z -o %d -l %d /dev/drbd0", 7<<20, 256<<10, 4<<20+512, 512*11))
+	require.NoError(t, err)
+	zero(7<<20, 256<<10)
+	zero(4<<20+512, 512*11)
 	require.NoError(t, d.kernel.Secondary(d.ctx))
 	d.waitQuiet()
 	d.requireBoth(model)

@@ -15,9 +15,12 @@ import (
 // A scenario is a text file: one command per line, words separated by spaces, # begins
 // a comment. The first comment line is the title. `repeat N VAR` ... `end` repeats lines
 // with $VAR = 0, 1, ...; a word may be a sum of products of numbers with units, as
-// 1M+$i*4K.
+// 1M+$i*4K. A comment "kernel: P S" says which of the nodes the Linux kernel's DRBD can be, and
+// "kernel: S; WHY" why not the other one, or "kernel: none; WHY".
 type script struct {
 	name, title string
+	kernel      []string // "P", "S"
+	why         string
 	lines       []line
 }
 
@@ -45,6 +48,12 @@ func readScript(path, name string) (*script, error) {
 		text, comment, _ := strings.Cut(in.Text(), "#")
 		if s.title == "" {
 			s.title = strings.TrimSpace(comment)
+		}
+		if roles, ok := strings.CutPrefix(strings.TrimSpace(comment), "kernel: "); ok {
+			roles, s.why, _ = strings.Cut(roles, "; ")
+			if roles != "none" {
+				s.kernel = strings.Fields(roles)
+			}
 		}
 		words := strings.Fields(text)
 		if len(words) == 0 {

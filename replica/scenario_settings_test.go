@@ -149,6 +149,11 @@ type scriptFencer struct {
 }
 
 func (f *scriptFencer) FencePeer(ctx context.Context, _ replica.HandlerCall) (replica.FenceResult, error) {
+	if f.result == replica.PeerOutdated && f.peer.other != nil {
+		if err := f.peer.other.perform(nil, "outdate", &args{}); err != nil {
+			return replica.PeerUnreachable, nil
+		}
+	}
 	if f.result == replica.PeerOutdated && f.peer.res != nil {
 		if err := f.peer.vol().Outdate(ctx); err != nil {
 			return replica.PeerUnreachable, nil

@@ -18,6 +18,7 @@ import (
 	"github.com/go-blockmirror/blockmirror/protocol"
 	"github.com/go-blockmirror/blockmirror/replica"
 	"github.com/go-blockmirror/blockmirror/replica/blockdev"
+	"github.com/go-blockmirror/blockmirror/transport"
 	"github.com/go-blockmirror/blockmirror/transport/transporttest"
 )
 
@@ -25,10 +26,13 @@ import (
 //
 //	P: replica.Resource -- Holder -- transporttest.Network -- Holder -- S
 //	   slow -- Faulty -- Memory (data, and metadata if it is separate)
+//
+// One of them may be something else, a standIn; then all happens in real time.
 type stage struct {
 	ctx    context.Context
-	net    *transporttest.Network
+	net    link
 	nodes  map[string]*actor
+	real   bool            // time is real: waiting is cut short
 	allow  map[string]bool // states that the guard lets pass
 	model  []byte          // what the volume should hold, by the writes of the script
 	vars   map[string]string
@@ -46,6 +50,7 @@ type actor struct {
 	cfg    replica.Config
 	hold   *transporttest.Holder
 	res    *replica.Resource // nil while it is down
+	other  standIn           // what plays this node, if no Resource does
 	record sync.WaitGroup
 	faults []func()
 	writer *writer
@@ -85,17 +90,29 @@ func (d *slowDisk) WriteAtFUA(p []byte, off int64) (int, error) {
 }
 
 func newStage(ctx context.Context) *stage {
-	s := &stage{ctx: ctx, net: transporttest.NewNetwork(1), nodes: map[string]*actor{}, allow: map[string]bool{}, vars: map[string]string{}, begun: map[string]chan error{}, owners: &sync.Map{}}
+	network := transporttest.NewNetwork(1)
+	s := emptyStage(ctx, virtualLink{network})
 	for _, name := range []string{"P", "S"} {
-		n := &actor{name: name, hold: transporttest.NewHolder(s.net.Transport(name, other(name)))}
-		n.cfg = replica.Config{
-			Name:    "r0",
-			Volumes: []replica.VolumeConfig{{Resync: replica.ResyncConfig{PlanAhead: -1, Rate: 1 << 30, MinRate: -1}}},
-			Peers:   []replica.PeerConfig{{Name: other(name), Transport: n.hold}},
-		}
-		s.nodes[name] = n
+		s.add(name, network.Transport(name, other(name)))
 	}
 	return s
+}
+
+// emptyStage has no nodes yet.
+func emptyStage(ctx context.Context, l link) *stage {
+	return &stage{ctx: ctx, net: l, nodes: map[string]*actor{}, allow: map[string]bool{}, vars: map[string]string{}, begun: map[string]chan error{}, owners: &sync.Map{}}
+}
+
+// add puts a node onto the stage.
+func (s *stage) add(name string, tr transport.Transport) *actor {
+	n := &actor{name: name, hold: transporttest.NewHolder(tr)}
+	n.cfg = replica.Config{
+		Name:    "r0",
+		Volumes: []replica.VolumeConfig{{Resync: replica.ResyncConfig{PlanAhead: -1, Rate: 1 << 30, MinRate: -1}}},
+		Peers:   []replica.PeerConfig{{Name: other(name), Transport: n.hold}},
+	}
+	s.nodes[name] = n
+	return n
 }
 
 func other(name string) string {
@@ -146,6 +163,9 @@ func (s *stage) do(words []string) error {
 		return fmt.Errorf("there is no command %q", words[0])
 	}
 	a := &args{words: words[1:]}
+	if n := s.playedByOther(words); n != nil {
+		return n.other.perform(s, words[0], &args{words: words[2:]})
+	}
 	if err := v(s, a); err != nil {
 		return err
 	}
@@ -200,6 +220,9 @@ func (n *actor) vol() *replica.Volume { return n.res.Volume(0) }
 func (s *stage) close() error {
 	var errs []error
 	for _, n := range s.nodes {
+		if n.other != nil {
+			continue
+		}
 		for _, f := range n.faults {
 			f()
 		}
@@ -233,6 +256,12 @@ var forbidden = map[string]bool{"BrokenPipe": true, "NetworkFailure": true, "Pro
 
 func (s *stage) guard() error {
 	for _, n := range s.nodes {
+		if n.other != nil {
+			if err := n.other.guard(s.allow); err != nil {
+				return err
+			}
+			continue
+		}
 		n.mu.Lock()
 		events := n.events
 		n.mu.Unlock()
@@ -240,7 +269,10 @@ func (s *stage) guard() error {
 			bad := ""
 			switch {
 			case ev.Kind == replica.EventState && ev.Old.Conn != ev.New.Conn:
-				if name := ev.New.Conn.String(); forbidden[name] {
+				// Before the peer has said a word no connection breaks that counts: the
+				// emulated network of a kernel accepts for it, and finds out later.
+				early := s.real && ev.Old.Conn == protocol.WFConnection
+				if name := ev.New.Conn.String(); forbidden[name] && !early {
 					bad = name
 				}
 			case ev.Kind == replica.EventLagged:
@@ -258,7 +290,7 @@ func (s *stage) guard() error {
 
 // until waits for a condition of a node. It looks at every event, and from time to time.
 func (n *actor) until(ctx context.Context, cond func() (bool, error)) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute) // virtual
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute) // virtual, or the stage ends before
 	defer cancel()
 	for {
 		if ok, err := cond(); ok || err != nil {
@@ -355,6 +387,9 @@ func (n *actor) holds(conditions []string) (bool, error) {
 
 // content is the data area of a node's disk.
 func (n *actor) content() ([]byte, error) {
+	if n.other != nil {
+		return n.other.content()
+	}
 	l, err := metadata.NewLayout(metadata.V08, metadata.Internal(), n.disk.Size(), metadata.Geometry{})
 	if err != nil {
 		return nil, err

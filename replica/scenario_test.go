@@ -51,6 +51,10 @@ func (s *stage) history() string {
 	var b strings.Builder
 	for _, name := range []string{"P", "S"} {
 		n := s.nodes[name]
+		if n.other != nil {
+			b.WriteString(n.other.history())
+			continue
+		}
 		n.mu.Lock()
 		for _, ev := range n.events {
 			fmt.Fprintf(&b, "%s %s %v\n", ev.Time.Format("05.000"), name, ev)

@@ -52,15 +52,15 @@ func init() {
 		"verify": verbVerify, "begin": verbBegin, "busy": verbBusy, "finish": verbFinish,
 		"same":    func(s *stage, _ *args) error { return s.same() },
 		"forget":  verbForget,
-		"cut":     func(s *stage, _ *args) error { s.net.Cut("P", "S"); return nil },
-		"heal":    func(s *stage, _ *args) error { s.net.Heal("P", "S"); return nil },
-		"reset":   func(s *stage, _ *args) error { s.net.Reset("P", "S"); return nil },
-		"stall":   func(s *stage, a *args) error { n := s.node(a); s.net.Path(n.name, other(n.name)).Stall(); return nil },
-		"unstall": func(s *stage, a *args) error { n := s.node(a); s.net.Path(n.name, other(n.name)).Resume(); return nil },
+		"cut":     func(s *stage, _ *args) error { s.net.cut(); return nil },
+		"heal":    func(s *stage, _ *args) error { s.net.heal(); return nil },
+		"reset":   func(s *stage, _ *args) error { s.net.reset(); return nil },
+		"stall":   func(s *stage, a *args) error { s.net.stall(s.node(a).name); return nil },
+		"unstall": func(s *stage, a *args) error { s.net.resume(s.node(a).name); return nil },
 		"delay":   verbDelay, "bandwidth": verbBandwidth, "hold": verbHold, "release": verbRelease,
 		"create-md": verbCreateMD,
 		"fault":     verbFault, "freeze": verbFreeze, "mend": verbMend, "slow": verbSlow,
-		"sleep": func(_ *stage, a *args) error { d := a.duration(); time.Sleep(d); return nil },
+		"sleep": verbSleep, "ours": verbOurs,
 		"allow": func(s *stage, a *args) error {
 			for _, w := range a.rest() {
 				s.allow[w] = true
@@ -96,6 +96,12 @@ func verbDisks(s *stage, a *args) error {
 	size := a.number()
 	fresh := a.flag("fresh")
 	for _, n := range s.nodes {
+		if n.other != nil {
+			if err := n.other.disks(size, fresh); err != nil {
+				return err
+			}
+			continue
+		}
 		n.mem = blockdev.NewMemory(size)
 		n.disk = blockdev.NewFaulty(n.mem)
 		n.slow = &slowDisk{Faulty: n.disk}
@@ -134,6 +140,12 @@ func verbConfig(s *stage, a *args) error {
 			return fmt.Errorf("there is no setting %q", name)
 		}
 		for _, n := range nodes {
+			if n.other != nil {
+				if err := n.other.config(name, value); err != nil {
+					return fmt.Errorf("%s: %w", w, err)
+				}
+				continue
+			}
 			if err := set(&option{s, n, &n.cfg, &n.cfg.Volumes[0], &n.cfg.Peers[0]}, value); err != nil {
 				return fmt.Errorf("%s: %w", w, err)
 			}
@@ -150,7 +162,7 @@ func verbCrash(s *stage, a *args) error {
 		return fmt.Errorf("%s is down", n.name)
 	}
 	remove := n.disk.Inject(blockdev.Fault{Err: blockdev.ErrPowerLost})
-	s.net.Cut("P", "S")
+	s.net.cut()
 	gone, cancel := context.WithCancel(context.Background())
 	cancel()
 	if err := n.res.Shutdown(gone); errors.Is(err, replica.ErrHung) {
@@ -160,7 +172,7 @@ func verbCrash(s *stage, a *args) error {
 	n.res = nil
 	remove()
 	s.allow["BrokenPipe"], s.allow["NetworkFailure"] = true, true
-	s.net.Heal("P", "S")
+	s.net.heal()
 	return nil
 }
 
@@ -442,10 +454,16 @@ func verbVerify(s *stage, a *args) error {
 // verbMark: mark. From here on path, not, resync and travelled count.
 func verbMark(s *stage, _ *args) error {
 	for _, n := range s.nodes {
+		n.bytes = s.net.bytes(n.name)
+		if n.other != nil {
+			if err := n.other.mark(); err != nil {
+				return err
+			}
+			continue
+		}
 		n.mu.Lock()
 		n.mark = len(n.events)
 		n.mu.Unlock()
-		n.bytes = s.net.Path(n.name, other(n.name)).Bytes()
 	}
 	return nil
 }
@@ -556,7 +574,7 @@ var metadataFlags = map[string]metadata.Flags{
 func verbTravelled(s *stage, a *args) error {
 	n := s.node(a)
 	most := a.number()
-	if sent := s.net.Path(n.name, other(n.name)).Bytes() - n.bytes; a.err == nil && sent > most {
+	if sent := s.net.bytes(n.name) - n.bytes; a.err == nil && sent > most {
 		return fmt.Errorf("it sent %d bytes", sent)
 	}
 	return a.err
@@ -574,15 +592,13 @@ func verbForget(s *stage, a *args) error {
 
 func verbDelay(s *stage, a *args) error {
 	d := a.duration()
-	s.net.Path("P", "S").SetDelay(d)
-	s.net.Path("S", "P").SetDelay(d)
+	s.net.setDelay(d)
 	return nil
 }
 
 func verbBandwidth(s *stage, a *args) error {
 	n := a.number()
-	s.net.Path("P", "S").SetBandwidth(n)
-	s.net.Path("S", "P").SetBandwidth(n)
+	s.net.setBandwidth(n)
 	return nil
 }
 

@@ -8,11 +8,16 @@ package kerneldrbd
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"encoding/base64"
+	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"net"
+	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -43,26 +48,42 @@ type port struct {
 	conn    net.Conn
 	results chan result   // closed when the stream has ended
 	ended   chan struct{} // closed by the same event, for select
+
+	mu   sync.Mutex
+	mark string // the last line of the present command's answer begins with it
 }
 
 func newPort(number int, conn net.Conn) *port {
-	return &port{number: number, conn: conn, results: make(chan result, 1), ended: make(chan struct{})}
+	return &port{number: number, conn: conn, mark: "ready", results: make(chan result, 1), ended: make(chan struct{})}
 }
 
 // read receives results until the stream ends.
 func (p *port) read() {
 	defer close(p.ended)
-	r := bufio.NewReader(p.conn)
+	r := bufio.NewReaderSize(p.conn, 64<<10)
+	var out []byte
 	for {
-		var length, status int
-		if _, err := fmt.Fscanf(r, "%d %d\n", &length, &status); err != nil || length < 0 || length > maxOutput {
+		line, err := r.ReadSlice('\n')
+		if errors.Is(err, bufio.ErrBufferFull) {
+			err = nil
+		}
+		if err != nil || len(out)+len(line) > maxOutput {
 			return
 		}
-		out := make([]byte, length)
-		if _, err := io.ReadFull(r, out); err != nil {
+		p.mu.Lock()
+		mark := p.mark
+		p.mu.Unlock()
+		rest, last := strings.CutPrefix(string(line), mark+" ")
+		if !last || len(out) == 0 || out[len(out)-1] != '\n' {
+			out = append(out, line...)
+			continue
+		}
+		status, err := strconv.Atoi(strings.TrimSpace(rest))
+		if err != nil {
 			return
 		}
-		p.results <- result{status, out}
+		p.results <- result{status, out[:len(out)-1]} // the mark's line begins with a line's end
+		out = nil
 	}
 }
 
@@ -80,7 +101,16 @@ func (p *port) result(ctx context.Context) (result, error) {
 
 // send gives the agent a script to run.
 func (p *port) send(script string) error {
-	_, err := io.WriteString(p.conn, base64.StdEncoding.EncodeToString([]byte(script))+"\n")
+	if strings.Contains(script, "\n") { // the agent takes a line
+		script = `eval "$(echo ` + base64.StdEncoding.EncodeToString([]byte(script)) + ` | base64 -d)"`
+	}
+	var mark [12]byte
+	_, _ = rand.Read(mark[:]) // never fails
+	p.mu.Lock()
+	p.mark = hex.EncodeToString(mark[:])
+	line := p.mark + " " + script + "\n"
+	p.mu.Unlock()
+	_, err := io.WriteString(p.conn, line)
 	return err
 }
 
@@ -153,7 +183,8 @@ func (vm *machine) recover(p *port) {
 func (vm *machine) killCommand(ctx context.Context, number int) error {
 	vm.killing.Lock()
 	defer vm.killing.Unlock()
-	if err := vm.killer.send(fmt.Sprintf("kill -9 -- -$(cat /run/%d.pid)", number)); err != nil {
+	const script = "k() { for c in $(pgrep -P $1); do k $c; done; kill -9 $1; }; k $(cat /run/%d.pid)"
+	if err := vm.killer.send(fmt.Sprintf(script, number)); err != nil {
 		return err
 	}
 	_, err := vm.killer.result(ctx)

@@ -97,7 +97,7 @@ func Start(ctx context.Context, opts Options) (*Guest, error) {
 	if g.dir, err = os.MkdirTemp("", "kerneldrbd"); err != nil {
 		return nil, err
 	}
-	g.image = image{kernel: img.kernel, initrd: filepath.Join(g.dir, "initrd.gz")}
+	g.image = image{kernel: img.kernel, initrd: filepath.Join(g.dir, "initrd")}
 	if err = writeInitrd(g.image.initrd, img, g.opts.Programs); err == nil {
 		err = g.choosePorts()
 	}

@@ -68,6 +68,7 @@ func TestGuest(t *testing.T) {
 		{"Disks", testDisks},
 		{"FailingDisk", testFailingDisk},
 		{"Pause", testPause},
+		{"Monitor", testMonitor},
 		{"Resource", testResource},
 		{"KernelDials", testKernelDials},
 		{"KernelIsDialled", testKernelIsDialled},
@@ -79,7 +80,7 @@ func TestGuest(t *testing.T) {
 
 func testRun(t *testing.T, g *Guest, _ []string) {
 	ctx := withTimeout(t)
-	out, err := g.Run(ctx, "echo 'one\ntwo'; printf '\\000\\377' >&2")
+	out, err := g.Run(ctx, "echo one\nfor i in two; do\necho $i\ndone; printf '\\000\\377' >&2")
 	require.NoError(t, err)
 	require.Equal(t, "one\ntwo\n\x00\xff", out)
 	out, err = g.Run(ctx, "echo no; exit 7")
@@ -233,4 +234,26 @@ func testCrash(t *testing.T, g *Guest, _ []string) {
 	require.NoError(t, g.Restart(ctx))
 	_, err = g.Run(ctx, "true")
 	require.NoError(t, err)
+}
+
+// testMonitor: a disk gets another size, and one answers no more for a while.
+func testMonitor(t *testing.T, g *Guest, disks []string) {
+	ctx := withTimeout(t)
+	require.NoError(t, g.ResizeDisk(ctx, 1, diskBytes/2))
+	info, err := os.Stat(disks[1])
+	require.NoError(t, err)
+	require.EqualValues(t, diskBytes/2, info.Size())
+	require.Error(t, g.Copy(ctx, "/dev/vdb", diskBytes/2, "/dev/vda", 0, 4096, 4096))
+	require.NoError(t, g.ResizeDisk(ctx, 1, diskBytes))
+	require.NoError(t, g.Copy(ctx, "/dev/vdb", diskBytes/2, "/dev/vda", 0, 4096, 4096))
+	require.ErrorContains(t, g.ResizeDisk(ctx, 9, 4096), "disk9")
+
+	require.NoError(t, g.FreezeDisk(ctx, 1))
+	wrote := make(chan error, 1)
+	go func() { wrote <- g.Copy(ctx, "/dev/vdb", 0, "/dev/vda", 0, 64<<10, 4096) }()
+	_, err = g.Run(ctx, "usleep 300000")
+	require.NoError(t, err)
+	require.Empty(t, wrote)
+	require.NoError(t, g.ThawDisk(ctx, 1))
+	require.NoError(t, <-wrote)
 }

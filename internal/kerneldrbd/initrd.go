@@ -7,7 +7,6 @@ package kerneldrbd
 
 import (
 	"bufio"
-	"compress/gzip"
 	_ "embed"
 	"errors"
 	"fmt"
@@ -41,8 +40,8 @@ func writeInitrd(file string, img image, programs []string) error {
 	}
 	defer f.Close()
 	buf := bufio.NewWriterSize(f, 1<<20)
-	gz, _ := gzip.NewWriterLevel(buf, gzip.BestSpeed)
-	c := &cpioWriter{w: gz, dirs: map[string]bool{}}
+	// Not compressed: under emulation reading is cheaper than inflating.
+	c := &cpioWriter{w: buf, dirs: map[string]bool{}}
 	c.text("/init", initScript)
 	c.text("/sbin/agent", agentScript)
 	c.text("/sbin/drbd-helper", helperScript)
@@ -60,11 +59,12 @@ func writeInitrd(file string, img image, programs []string) error {
 	c.program("/bin/busybox", busybox)
 	c.program("/sbin/drbdmeta", drbdmeta)
 	c.program("/sbin/drbdsetup-84", drbdsetup)
+	c.program("/sbin/zero-range", "blkdiscard") // busybox' own knows no -z
 	for _, p := range programs {
 		c.program("/sbin/"+filepath.Base(p), p)
 	}
 	c.entry("TRAILER!!!", 0, nil)
-	return errors.Join(c.err, gz.Close(), buf.Flush())
+	return errors.Join(c.err, buf.Flush())
 }
 
 // cpioWriter writes an archive in the format that the kernel unpacks ("newc").

@@ -62,6 +62,13 @@ func (l *kernelLog) close() {
 	}
 }
 
+// news is closed when there are more lines than now.
+func (l *kernelLog) news() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.changed
+}
+
 // wait returns the index after the first line from a place on that match accepts.
 func (l *kernelLog) wait(ctx context.Context, from int, match func(string) bool) (int, error) {
 	for {
@@ -106,12 +113,17 @@ func (g *Guest) Log(ctx context.Context, since Mark) ([]string, error) {
 			return nil, err
 		}
 	}
+	return g.LogSoFar(since), nil
+}
+
+// LogSoFar is Log without asking the guest: what has arrived here until now.
+func (g *Guest) LogSoFar(since Mark) []string {
 	g.log.mu.Lock()
 	defer g.log.mu.Unlock()
 	lines := g.log.lines[min(int(since), len(g.log.lines)):]
 	return slices.DeleteFunc(slices.Clone(lines), func(s string) bool {
 		return strings.HasPrefix(s, "kerneldrbd: mark ")
-	}), nil
+	})
 }
 
 // WaitLog waits for a line after a mark that the expression matches, and returns the

@@ -32,6 +32,7 @@ type machine struct {
 	idle    chan *port // command ports without a command
 	killer  *port
 	killing sync.Mutex // held while killer is used
+	monitor monitor
 	conns   []net.Conn
 	readers sync.WaitGroup
 }
@@ -40,7 +41,8 @@ type machine struct {
 func startMachine(ctx context.Context, g *Guest) (*machine, error) {
 	vm := &machine{exited: make(chan struct{}), idle: make(chan *port, commandPorts)}
 	var files []*os.File // the guest's ends of the ports
-	for range 1 + commandPorts + 1 {
+	const ports = 1 + commandPorts + 1
+	for range ports + 1 { // and the monitor
 		conn, file, err := socketPair()
 		if err != nil {
 			return nil, err
@@ -53,30 +55,31 @@ func startMachine(ctx context.Context, g *Guest) (*machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(path, g.arguments(len(files))...)
+	cmd := exec.Command(path, g.arguments(ports)...)
 	cmd.ExtraFiles = files
 	cmd.Stdout, cmd.Stderr = &vm.console, &vm.console
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	if err := vm.start(cmd); err != nil {
 		return nil, fmt.Errorf("kerneldrbd: %w", err)
 	}
+	vm.monitor.conn = vm.conns[ports]
 	vm.readers.Go(func() { g.log.read(vm.conns[0]) })
-	var ports []*port
-	for i, conn := range vm.conns[1:] {
+	var agents []*port
+	for i, conn := range vm.conns[1:ports] {
 		p := newPort(i+2, conn)
 		vm.readers.Go(p.read)
-		ports = append(ports, p)
+		agents = append(agents, p)
 	}
 	// Each agent of the guest begins with an empty result.
-	for _, p := range ports {
+	for _, p := range agents {
 		if _, err := p.result(ctx); err != nil {
 			console := vm.console.String()
 			vm.kill()
 			return nil, fmt.Errorf("kerneldrbd: the guest did not start: %w\n%s", err, console)
 		}
 	}
-	vm.killer = ports[commandPorts]
-	for _, p := range ports[:commandPorts] {
+	vm.killer = agents[commandPorts]
+	for _, p := range agents[:commandPorts] {
 		vm.idle <- p
 	}
 	return vm, nil
@@ -110,15 +113,18 @@ func (vm *machine) kill() {
 	vm.readers.Wait()
 }
 
-// arguments are QEMU's. The ports are inherited as file descriptors from 3 on.
+// arguments are QEMU's. The ports are inherited as file descriptors from 3 on, the monitor
+// after them.
 func (g *Guest) arguments(ports int) []string {
 	args := []string{
 		"-no-user-config", "-nodefaults", "-display", "none", "-no-reboot", "-M", "pc",
 		"-accel", "tcg,thread=multi", "-cpu", "max,la57=off", "-smp", strconv.Itoa(g.opts.CPUs), "-m", strconv.Itoa(g.opts.MemoryMiB),
 		"-kernel", g.image.kernel, "-initrd", g.image.initrd,
-		"-append", "console=ttyS0 quiet panic=-1 mitigations=off printk.devkmsg=on log_buf_len=4M",
+		"-append", "console=ttyS0 quiet panic=-1 mitigations=off printk.devkmsg=on log_buf_len=4M " +
+			"nokaslr cryptomgr.notests no_timer_check random.trust_cpu=on rcupdate.rcu_expedited=1 nowatchdog acpi=off",
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
 		"-device", "virtio-serial-pci,addr=3",
+		"-chardev", fmt.Sprintf("socket,id=monitor,fd=%d", 3+ports), "-mon", "chardev=monitor,mode=control",
 	}
 	for i := range ports {
 		args = append(args,

@@ -180,12 +180,12 @@ func (r *Resource) State(ctx context.Context, v Volume) (Minor, error) {
 	return Minor{Number: v.Minor, Conn: "Unconfigured"}, nil
 }
 
-// Wait waits until the first volume is in a state that is wanted, and returns it.
+// Wait waits until the first volume is in a state that is wanted, and returns it. It
+// looks when the kernel logs something, and from time to time: counters change silently.
 func (r *Resource) Wait(ctx context.Context, wanted func(Minor) bool) (Minor, error) {
-	ticker := time.NewTicker(50 * time.Millisecond)
-	defer ticker.Stop()
 	var last Minor
 	for {
+		news := r.Guest.log.news()
 		m, err := r.State(ctx, r.Volumes[0])
 		switch {
 		case err == nil && wanted(m):
@@ -195,9 +195,19 @@ func (r *Resource) Wait(ctx context.Context, wanted func(Minor) bool) (Minor, er
 		case !errors.Is(err, ctx.Err()) || ctx.Err() == nil:
 			return m, err
 		}
+		pause := time.NewTimer(100 * time.Millisecond)
 		select {
-		case <-ticker.C:
+		case <-news:
+			pause.Reset(5 * time.Millisecond) // more lines may follow
+			select {
+			case <-pause.C:
+			case <-ctx.Done():
+			}
+		case <-pause.C:
 		case <-ctx.Done():
+		}
+		pause.Stop()
+		if ctx.Err() != nil {
 			return last, fmt.Errorf("kerneldrbd: %s is %s, oos %d KiB: %w", r.Name, last.State(), last.Counters["oos"], ctx.Err())
 		}
 	}

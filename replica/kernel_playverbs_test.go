@@ -1,0 +1,435 @@
+// Copyright The blockmirror Authors
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package replica_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/go-blockmirror/blockmirror/internal/kerneldrbd"
+	"github.com/go-blockmirror/blockmirror/replica"
+)
+
+// perform is a command of a script, as kernelVerbs has them.
+func (k *kernelPlayer) perform(s *stage, verb string, a *args) error {
+	run := kernelVerbs[verb]
+	if run == nil {
+		return fmt.Errorf("the kernel cannot %q", verb)
+	}
+	if err := run(k, s, a); err != nil {
+		return err
+	}
+	return a.end()
+}
+
+// kernelVerbs are what verbs are for a node.
+var kernelVerbs = map[string]func(k *kernelPlayer, s *stage, a *args) error{
+	"up":   func(k *kernelPlayer, s *stage, _ *args) error { return k.up(s) },
+	"down": func(k *kernelPlayer, _ *stage, _ *args) error { return k.kernel.Down(k.ctx) },
+	"crash": func(k *kernelPlayer, s *stage, a *args) error {
+		a.flag("power") // always
+		s.allow["BrokenPipe"], s.allow["NetworkFailure"] = true, true
+		if err := k.lab.guest.Crash(); err != nil {
+			return err
+		}
+		return k.lab.guest.Restart(k.ctx)
+	},
+	"connect": func(k *kernelPlayer, _ *stage, a *args) error {
+		var opts []string
+		for _, name := range []string{"discard-my-data", "tentative"} {
+			if a.flag(name) {
+				opts = append(opts, "--"+name)
+			}
+		}
+		return k.kernel.Connect(k.ctx, k.port, opts...)
+	},
+	"disconnect": func(k *kernelPlayer, _ *stage, a *args) error {
+		err := k.kernel.Disconnect(k.ctx, k.port, forced(a)...)
+		if err != nil && strings.Contains(err.Error(), "(162) Invalid configuration request") {
+			return nil // it was StandAlone
+		}
+		return err
+	},
+	"promote": func(k *kernelPlayer, _ *stage, a *args) error { return k.kernel.Primary(k.ctx, forced(a)...) },
+	"demote":  func(k *kernelPlayer, _ *stage, _ *args) error { return k.kernel.Secondary(k.ctx) },
+	"attach": func(k *kernelPlayer, _ *stage, _ *args) error {
+		return k.kernel.Attach(k.ctx, k.kernel.Volumes[0])
+	},
+	"detach":            kernelCommand("detach"),
+	"invalidate":        kernelCommand("invalidate"),
+	"invalidate-remote": kernelCommand("invalidate-remote"),
+	"outdate":           kernelCommand("outdate"),
+	"pause-sync":        kernelCommand("pause-sync"),
+	"resume-sync":       kernelCommand("resume-sync"),
+	"suspend-io":        kernelCommand("suspend-io"),
+	"resume-io":         kernelCommand("resume-io"),
+	"skip-sync":         kernelCommand("new-current-uuid", "--clear-bitmap"),
+	"new-current-uuid":  kernelCommand("new-current-uuid"),
+	"flush":             kernelScript("sync " + playDevice),
+	"wait-sync":         kernelWait("conn=Connected", "disk=UpToDate", "pdsk=UpToDate", "oos=0"),
+	"wait-connect":      kernelWait("conn=" + strings.Join(connectedStates, "|")),
+	"wait": func(k *kernelPlayer, s *stage, a *args) error {
+		return kernelWait(a.rest()...)(k, s, a)
+	},
+	"is": func(k *kernelPlayer, _ *stage, a *args) error {
+		m, err := k.state()
+		if err != nil {
+			return err
+		}
+		ok, err := k.holds(m, a.rest())
+		if err == nil && !ok {
+			err = fmt.Errorf("the kernel is %s %v", m.State(), m.Counters)
+		}
+		return err
+	},
+	"path": kernelPath, "not": kernelNot, "resync": kernelResync,
+	"write": kernelPlayWrite, "writes": kernelPlayWrites, "read": kernelPlayRead,
+	"zero":    kernelZero,
+	"discard": kernelDiscard,
+	"behind": func(k *kernelPlayer, _ *stage, a *args) error {
+		off, n := a.number(), a.number()
+		if a.err != nil {
+			return a.err
+		}
+		return k.put(labDisk, pattern(-1, off, n), off)
+	},
+	"writer": kernelStartWriter,
+	"stop": func(k *kernelPlayer, s *stage, _ *args) error {
+		if k.writer == nil {
+			return errors.New("it does not write")
+		}
+		done, err := k.stop()
+		for i := range done {
+			p := k.writer.plan[i%len(k.writer.plan)]
+			copy(s.model[p.off:], p.data)
+		}
+		k.writer = nil
+		if err == nil && done == 0 {
+			err = errors.New("it has written nothing")
+		}
+		return err
+	},
+	"verify": kernelPlayVerify,
+	"freeze": func(k *kernelPlayer, _ *stage, a *args) error {
+		a.rest() // the kernel's disk freezes as a whole
+		return k.lab.guest.FreezeDisk(k.ctx, labDisk)
+	},
+	"mend": func(k *kernelPlayer, _ *stage, _ *args) error { return k.lab.guest.ThawDisk(k.ctx, labDisk) },
+}
+
+func forced(a *args) []string {
+	if a.flag("force") {
+		return []string{"--force"}
+	}
+	return nil
+}
+
+func kernelCommand(name string, options ...string) func(*kernelPlayer, *stage, *args) error {
+	return func(k *kernelPlayer, _ *stage, _ *args) error {
+		_, err := k.kernel.Command(k.ctx, k.kernel.Volumes[0], name, options...)
+		return err
+	}
+}
+
+func kernelScript(script string) func(*kernelPlayer, *stage, *args) error {
+	return func(k *kernelPlayer, _ *stage, _ *args) error {
+		_, err := k.lab.guest.Run(k.ctx, script)
+		return err
+	}
+}
+
+// kernelWait waits for a state of the kernel, as wait does for a node's.
+func kernelWait(conditions ...string) func(*kernelPlayer, *stage, *args) error {
+	return func(k *kernelPlayer, s *stage, _ *args) error {
+		ctx, cancel := context.WithTimeout(s.ctx, labPatience)
+		defer cancel()
+		var bad error
+		_, err := k.kernel.Wait(ctx, func(m kerneldrbd.Minor) bool {
+			ok, err := k.holds(m, conditions)
+			bad = err
+			return ok || err != nil
+		})
+		if bad != nil {
+			return bad
+		}
+		if err != nil {
+			err = fmt.Errorf("waiting for %v: %w", conditions, err)
+		}
+		return err
+	}
+}
+
+func kernelPath(k *kernelPlayer, _ *stage, a *args) error {
+	field, want := a.next(), a.rest()
+	if !soon(func() bool { return subsequence(want, k.passed(field)) }) {
+		return fmt.Errorf("it went through %v", k.passed(field))
+	}
+	return nil
+}
+
+func kernelNot(k *kernelPlayer, _ *stage, a *args) error {
+	field := a.next()
+	if _, err := k.lab.guest.Mark(k.ctx); err != nil { // all has arrived
+		return err
+	}
+	have := k.passed(field)
+	for _, bad := range a.rest() {
+		if slices.Contains(have, bad) {
+			return fmt.Errorf("it went through %v", have)
+		}
+	}
+	return nil
+}
+
+func kernelResync(k *kernelPlayer, _ *stage, a *args) error {
+	none := a.flag("none")
+	want := int64(0)
+	if !none {
+		want = a.number()
+	}
+	if a.err != nil {
+		return a.err
+	}
+	if _, err := k.lab.guest.Mark(k.ctx); err != nil {
+		return err
+	}
+	began, err := k.resyncs()
+	if err != nil || none && len(began) == 0 || !none && len(began) == 1 && began[0] == want {
+		return err
+	}
+	return fmt.Errorf("resyncs of %d bytes", began)
+}
+
+// put writes to a disk of the guest from outside.
+func (k *kernelPlayer) put(disk int, data []byte, off int64) error {
+	f, err := os.OpenFile(k.lab.disks[disk], os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(data, off)
+	return errors.Join(err, f.Close())
+}
+
+// stage puts data where the guest can read it, and returns the place.
+func (k *kernelPlayer) stage(data []byte) (int64, error) {
+	n := int64(len(data))
+	if n > stageTo-stageFrom {
+		return 0, fmt.Errorf("%d bytes at once are too many", n)
+	}
+	if k.staged+n > stageTo {
+		k.staged = stageFrom
+	}
+	at := k.staged
+	k.staged += n
+	return at, k.put(labPattern, data, at)
+}
+
+func kernelPlayWrite(k *kernelPlayer, s *stage, a *args) error {
+	off, n := a.number(), a.number()
+	fua := a.flag("fua")
+	data := pattern(a.numberOr(int64(len(s.trace))), off, n)
+	if a.err != nil {
+		return a.err
+	}
+	at, err := k.stage(data)
+	if err != nil {
+		return err
+	}
+	if err := k.lab.guest.Copy(k.ctx, playDevice, off, k.lab.device(labPattern), at, n, n); err != nil {
+		return err
+	}
+	copy(s.model[off:], data)
+	if fua {
+		_, err = k.lab.guest.Run(k.ctx, "sync "+playDevice)
+	}
+	return err
+}
+
+// kernelPlayWrites writes from four processes at a time.
+func kernelPlayWrites(k *kernelPlayer, s *stage, a *args) error {
+	count, n, stride, from := a.number(), a.number(), a.number(), a.numberOr(0)
+	if a.err != nil {
+		return a.err
+	}
+	var data []byte
+	for i := range count {
+		one := pattern(int64(len(s.trace)), from+i*stride, n)
+		copy(s.model[from+i*stride:], one)
+		data = append(data, one...)
+	}
+	at, err := k.stage(data)
+	if err != nil {
+		return err
+	}
+	const lanes = 4
+	var script, wait strings.Builder
+	for lane := range int64(lanes) {
+		first, last := lane*count/lanes, (lane+1)*count/lanes
+		if first == last {
+			continue
+		}
+		dd := "dd if=" + k.lab.device(labPattern) + " of=" + playDevice + " conv=notrunc iflag=direct,skip_bytes oflag=direct,seek_bytes status=none"
+		if stride == n {
+			fmt.Fprintf(&script, "%s bs=%d count=%d skip=%d seek=%d & p%d=$!; ", dd, n, last-first, at+first*n, from+first*n, lane)
+		} else {
+			fmt.Fprintf(&script, "(i=%d; while [ $i -lt %d ]; do %s bs=%d count=1 skip=$((%d+i*%d)) seek=$((%d+i*%d)) || exit 1; i=$((i+1)); done) & p%d=$!; ",
+				first, last, dd, n, at, n, from, stride, lane)
+		}
+		fmt.Fprintf(&wait, "wait $p%d && ", lane)
+	}
+	_, err = k.lab.guest.Run(k.ctx, script.String()+wait.String()+"true")
+	return err
+}
+
+func kernelPlayRead(k *kernelPlayer, s *stage, a *args) error {
+	off, n := a.number(), a.number()
+	if a.err != nil {
+		return a.err
+	}
+	out, err := k.lab.guest.Run(k.ctx, fmt.Sprintf("dd if=%s bs=%d count=1 skip=%d iflag=direct,skip_bytes status=none", playDevice, n, off))
+	if err == nil && !bytes.Equal([]byte(out), s.model[off:off+n]) {
+		err = errors.New("it is not what was written")
+	}
+	return err
+}
+
+func kernelZero(k *kernelPlayer, s *stage, a *args) error {
+	off, n := a.number(), a.number()
+	a.flag("unmap") // the kernel decides
+	if a.err != nil {
+		return a.err
+	}
+	clear(s.model[off : off+n])
+	_, err := k.lab.guest.Run(k.ctx, fmt.Sprintf("zero-range -z -o %d -l %d %s", off, n, playDevice))
+	return err
+}
+
+func kernelDiscard(k *kernelPlayer, s *stage, a *args) error {
+	off, n := a.number(), a.number()
+	if a.err != nil {
+		return a.err
+	}
+	clear(s.model[off : off+n])
+	_, err := k.lab.guest.Run(k.ctx, fmt.Sprintf("zero-range -o %d -l %d %s", off, n, playDevice))
+	return err
+}
+
+// kernelWriter writes a plan over and over again until it is stopped.
+type kernelWriter struct {
+	plan []planned
+	done chan error
+	out  string
+}
+
+type planned struct {
+	off  int64
+	data []byte
+}
+
+// kernelStartWriter takes as long for a write as the guest takes, whatever the pause.
+func kernelStartWriter(k *kernelPlayer, s *stage, a *args) error {
+	from, to, n := a.number(), a.number(), a.number()
+	a.duration()
+	if a.err != nil {
+		return a.err
+	}
+	if k.writer != nil {
+		return errors.New("it writes already")
+	}
+	w := &kernelWriter{done: make(chan error, 1)}
+	rng := rand.New(rand.NewPCG(uint64(len(s.trace)), 0))
+	var list strings.Builder
+	for i := range 128 {
+		p := planned{off: from + rng.Int64N((to-from-n)/512+1)*512}
+		p.data = pattern(rng.Int64(), p.off, n)
+		w.plan = append(w.plan, p)
+		at := writerFrom + int64(i)*n
+		if at+n > labPatternDisk {
+			break
+		}
+		if err := k.put(labPattern, p.data, at); err != nil {
+			return err
+		}
+		fmt.Fprintf(&list, " %d:%d", at, p.off)
+	}
+	script := fmt.Sprintf("rm -f /run/stop; c=0; while [ ! -e /run/stop ]; do for p in%s; do [ -e /run/stop ] && break; "+
+		"dd if=%s of=%s bs=%d count=1 skip=${p%%:*} seek=${p#*:} conv=notrunc iflag=direct,skip_bytes oflag=direct,seek_bytes status=none || exit 1; c=$((c+1)); done; done; echo $c",
+		&list, k.lab.device(labPattern), playDevice, n)
+	go func() {
+		var err error
+		w.out, err = k.lab.guest.Run(k.ctx, script)
+		w.done <- err
+	}()
+	k.writer = w
+	return nil
+}
+
+// stop ends the writer and returns how many writes it has made.
+func (k *kernelPlayer) stop() (int, error) {
+	if _, err := k.lab.guest.Run(k.ctx, "touch /run/stop"); err != nil {
+		return 0, err
+	}
+	if err := <-k.writer.done; err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(k.writer.out))
+}
+
+var verifyDone = regexp.MustCompile(`Online verify +done`)
+
+func kernelPlayVerify(k *kernelPlayer, s *stage, a *args) error {
+	want := []replica.ByteRange{}
+	for a.more() {
+		want = append(want, replica.ByteRange{Off: a.number(), Len: a.number()})
+	}
+	if a.err != nil {
+		return a.err
+	}
+	mark, err := k.lab.guest.Mark(k.ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := k.kernel.Command(k.ctx, k.kernel.Volumes[0], "verify", "--start=0s"); err != nil {
+		return err
+	}
+	if _, _, err := k.lab.guest.WaitLog(k.ctx, mark, verifyDone); err != nil {
+		return err
+	}
+	found, err := rangesFound(k.lab.guest.LogSoFar(mark))
+	if err == nil && !slices.Equal(want, found) {
+		err = fmt.Errorf("it found %+v", found)
+	}
+	return err
+}
+
+// rangesFound is what the kernel's log says to be out of sync.
+func rangesFound(lines []string) ([]replica.ByteRange, error) {
+	list := []replica.ByteRange{}
+	for _, line := range lines {
+		m := kernelFound.FindStringSubmatch(line)
+		if m == nil {
+			continue
+		}
+		start, err := strconv.ParseInt(m[1], 10, 64)
+		if err != nil {
+			return nil, err
+		}
+		size, err := strconv.ParseInt(m[2], 10, 64)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, replica.ByteRange{Off: start * 512, Len: size * 512})
+	}
+	return list, nil
+}
