@@ -18,6 +18,9 @@ func (c *Core) afterChange(t transition) {
 		v.expose(v.ids.Current)
 	}
 
+	if n.Disk == protocol.UpToDate {
+		v.missed = metadata.UUIDNone
+	}
 	if n.Disk == protocol.UpToDate && n.PeerDisk == protocol.UpToDate && v.crashedPrimary {
 		v.crashedPrimary = false
 		pd.uuidFlags &^= metadata.FlagCrashedPrimary
@@ -59,6 +62,7 @@ func (c *Core) afterChange(t transition) {
 	if up && o.Disk != n.Disk && (n.Disk == protocol.Failed || n.Disk == protocol.Diskless || o.Disk == protocol.UpToDate && n.Disk == protocol.Inconsistent) {
 		if !v.ioErrorHook {
 			pd.sendState()
+			pd.tellFailed()
 		}
 	}
 	if v.ioErrorHook && n.Disk == protocol.Failed && o.Disk != protocol.Failed {

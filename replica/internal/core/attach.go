@@ -167,7 +167,16 @@ func (v *volume) checkAttach(img *DiskImage) error {
 	if primary && v.exposed != 0 && !metadata.AcceptsData(v.exposed, sb.Current, metadata.DiskState(pd.disk)) {
 		return fmt.Errorf("%w: it has generation %s, the disk %s", ErrDataStale, v.exposed, sb.Current)
 	}
+	if v.lacks(sb.Current) && v.role == protocol.Primary && (pd.conn < protocol.Connected || pd.disk != protocol.UpToDate) {
+		return fmt.Errorf("%w: only the peer has the last acknowledged writes; connect it first", ErrDataStale)
+	}
 	return nil
+}
+
+// lacks reports whether a disk with this generation went before the last acknowledged
+// writes. The peer may not have heard of that, and have begun no generation of its own.
+func (v *volume) lacks(current metadata.UUID) bool {
+	return v.missed != metadata.UUIDNone && v.missed.Equal(current)
 }
 
 // load takes over what was read.
@@ -181,6 +190,9 @@ func (v *volume) load(img *DiskImage) {
 		History: [2]metadata.UUID{v.sb.History[0], v.sb.History[1]}}
 	v.ids = v.ids.SetPrimary(v.role == protocol.Primary)
 	v.crashedPrimary = v.sb.Flags&(metadata.CrashedPrimary|metadata.PrimaryInd) != 0
+	if v.lacks(v.sb.Current) {
+		v.sb.Flags &^= metadata.Consistent | metadata.WasUpToDate // the peer's is the good one, whoever was Primary
+	}
 	v.negotiated = attachState(v.sb.Flags, v.cfg.Fencing)
 	size := v.sb.EffectiveSize
 	if size == 0 || size > v.capacity {
@@ -257,8 +269,8 @@ func (v *volume) attached(cmd *Command) {
 		c.finish(cmd, fmt.Errorf("attach: %w", ErrIO))
 		return
 	}
-	if pd.conn < protocol.Connected && v.role == protocol.Primary &&
-		(v.peerBears || v.exposed != 0 && !metadata.AcceptsData(v.exposed, v.ids.Current, metadata.DiskUnknown)) {
+	if pd.conn < protocol.Connected && v.role == protocol.Primary && (v.peerBears || v.lacks(v.ids.Current) ||
+		v.exposed != 0 && !metadata.AcceptsData(v.exposed, v.ids.Current, metadata.DiskUnknown)) {
 		// The peer, whose data users have seen, and who was to bring this disk up
 		// to date, has gone while the disk was read.
 		v.abortAttach(fmt.Errorf("%w: it has generation %s, the disk %s", ErrDataStale, v.exposed, v.ids.Current))

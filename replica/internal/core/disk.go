@@ -46,6 +46,7 @@ func (v *volume) diskFailed(why cause, what string, err error) {
 		return
 	}
 	v.lostCache = true
+	v.untold = v.role == protocol.Primary && pd.conn >= protocol.Connected && pd.p.phase == phaseUp
 	v.ioErrorHook = v.cfg.DetachOnIO == IOCallLocalIOError
 	v.c.change(pd, fact, func(s *protocol.State) { s.Disk = protocol.Failed })
 }
@@ -58,8 +59,36 @@ func (pd *peerDevice) callLocalIOError() {
 		v.ioErrorHook = false
 		if pd.conn >= protocol.Connected {
 			pd.sendState()
+			pd.tellFailed()
 		}
 	})
+}
+
+// tellFailed asks the peer what it has just been told: that this Primary's disk has
+// failed. Until it answers no write is acknowledged that only the peer has. A crash
+// would make this disk, a crashed Primary's, the better one to a peer that knows nothing.
+func (pd *peerDevice) tellFailed() {
+	v := pd.v
+	if !v.untold || v.disk != protocol.Failed {
+		return
+	}
+	pd.p.queueCluster(&clusterRequest{pd: pd, ask: true, req: protocol.StateRequest{}.WithDisk(protocol.Failed), done: func(code protocol.Code) {
+		v.untold = false
+		for _, r := range v.c.requests.live() {
+			if r.v != v || !r.onlyThere() {
+				continue
+			}
+			if code == protocol.CodeKeepWaiting { // the connection is gone, and nobody knows what it knew
+				r.net, r.err = partFailed, ErrConnectionLost
+			}
+			v.c.maybeComplete(r)
+		}
+	}})
+}
+
+// onlyThere reports whether a write has failed here and is on the peer's disk, a good one.
+func (r *request) onlyThere() bool {
+	return r.kind != IORead && r.io != nil && r.local == partFailed && r.net == partOK && r.succeeded()
 }
 
 // leaveDisk follows the step to Failed: whoever waits for the disk is let go, and

@@ -230,7 +230,8 @@ func (pd *peerDevice) receiveUUIDs(q protocol.UUIDs) {
 	}
 	pd.idsValid, pd.uuidFlags, pd.uuidBits = true, metadata.UUIDFlags(q.Flags), q.BitmapBits
 	if !v.offersDisk() {
-		if v.role == protocol.Primary && pd.conn < protocol.Connected && !metadata.AcceptsData(v.exposed, pd.ids.Current, metadata.DiskUnknown) {
+		// A connected peer that has had no disk so far attaches one.
+		if v.role == protocol.Primary && (pd.conn < protocol.Connected || pd.disk < protocol.Inconsistent) && !metadata.AcceptsData(v.exposed, pd.ids.Current, metadata.DiskUnknown) {
 			pd.p.refuse(fmt.Errorf("%w: it saw generation %s, the peer has %s", ErrDataStale, v.exposed, pd.ids.Current))
 			return
 		}

@@ -259,16 +259,17 @@ func (c *Core) promoted() {
 		if !p.done[i] {
 			continue
 		}
+		birth := metadata.NoBirth
 		if v.metaUsable() {
-			birth := v.ids.BirthOnPromotion(p.forced[i], pd.conn >= protocol.Connected, metadata.DiskState(pd.disk), pd.feed.PeerMayShare())
+			birth = v.ids.BirthOnPromotion(p.forced[i], pd.conn >= protocol.Connected, metadata.DiskState(pd.disk), pd.feed.PeerMayShare())
 			if birth != metadata.NoBirth && v.disk == protocol.UpToDate {
 				v.beginGeneration(birth)
 			}
 			v.setIDs(v.ids.SetPrimary(true))
 		}
 		if pd.conn >= protocol.Connected {
-			if p.forced[i] {
-				pd.sendUUIDs(0) // before the state: it makes the peer compare
+			if p.forced[i] || birth != metadata.NoBirth {
+				pd.sendUUIDs(0) // before the state: it makes the peer compare, or know what it may attach
 			}
 			pd.sendState()
 		}

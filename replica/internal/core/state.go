@@ -37,7 +37,7 @@ func (c *Core) ruleEnv(pd *peerDevice) *ruleEnv {
 // prepare sanitizes a wished state (S-rules, with S4).
 func (pd *peerDevice) prepare(s protocol.State) (out protocol.State, abort bool) {
 	if s.Conn < protocol.Connected && s.Disk == protocol.Negotiating { // S4
-		if s.Role != protocol.Primary || pd.v.exposed.Equal(pd.v.ids.Current) {
+		if v := pd.v; s.Role != protocol.Primary || v.exposed.Equal(v.ids.Current) && !v.peerBears && !v.lacks(v.ids.Current) {
 			s.Disk = pd.v.negotiated
 		} else {
 			// A Primary has shown other data to its users. DRBD drops the disk of

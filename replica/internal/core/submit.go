@@ -174,10 +174,17 @@ func (v *volume) beginFlush(io *IO) {
 		c.issue(o)
 		return
 	}
-	pd := v.pds[0]
+	v.flushAtPeer(io, ErrNoUpToDateData)
+	c.settle()
+}
+
+// flushAtPeer ends a flush when the peer has made durable what was written so far. err
+// is the answer if the peer has not got it.
+func (v *volume) flushAtPeer(io *IO, err error) {
+	c, pd := v.c, v.pds[0]
 	if !mirrors(pd.state()) {
 		v.appPending--
-		c.complete(io, ErrNoUpToDateData)
+		c.complete(io, err)
 		return
 	}
 	gen := pd.p.gen
@@ -193,21 +200,17 @@ func (v *volume) beginFlush(io *IO) {
 			c.complete(io, ErrConnectionLost)
 		}
 	})
-	c.settle()
 }
 
 func flushDone(c *Core, o *Op) {
-	v, io := o.vol, o.IO
-	v.appPending--
-	err := o.Err
+	v, io, err := o.vol, o.IO, o.Err
 	if err != nil {
-		// What the disk had in its cache may be lost. The peer has all of it.
+		// What the disk had in its cache may be lost. The peer has all of it, but
+		// perhaps in a cache, too.
 		v.diskFailed(causeFlush, "flush", err)
-		if mirrors(v.pds[0].state()) {
-			err = nil
-		} else {
-			err = fmt.Errorf("%w: flush: %w", ErrIO, err)
-		}
+		v.flushAtPeer(io, fmt.Errorf("%w: flush: %w", ErrIO, err))
+		return
 	}
-	c.complete(io, err)
+	v.appPending--
+	c.complete(io, nil)
 }

@@ -63,6 +63,8 @@ type volume struct {
 	leaving            bool          // the peer has agreed that this disk goes
 	lostCache          bool          // the disk went with data that was not flushed
 	unborn             metadata.UUID // a generation that began here, and that no write has completed in yet
+	missed             metadata.UUID // the generation in which only the peer has a write that was acknowledged
+	untold             bool          // the disk failed, and the peer, whose copy is the good one now, has not said that it knows
 	ioErrorHook        bool          // the handler local-io-error has to end first
 	turn               bool          // of read-balancing round-robin
 	closing            bool          // the activity log is being emptied for a detach

@@ -152,16 +152,17 @@ func localWriteDone(c *Core, o *Op) {
 	r := o.req
 	v := o.vol
 	v.localPending--
-	if o.Err == nil {
+	if o.Err == nil && v.disk > protocol.Failed {
 		r.local = partOK
 		r.bothWritten()
 	} else {
+		// Failed, or written to a disk that has been given up meanwhile.
 		r.local, r.err = partFailed, o.Err
 		// Protocol A and B count what was only sent, or only received. Now the
 		// peer's copy is the only one.
 		r.stable = r.stable || r.net != partNone && !r.wantAck
 		v.pds[0].setOutOfSync(r.sector, r.size)
-		if r.kind != IODiscard { // a failing discard is not held against the disk
+		if o.Err != nil && r.kind != IODiscard { // a failing discard is not held against the disk
 			v.diskFailed(causeWrite, "write", o.Err)
 		}
 	}
@@ -278,6 +279,9 @@ func (c *Core) maybeComplete(r *request) {
 			}
 			return
 		}
+		if r.v.untold && r.onlyThere() {
+			return
+		}
 		if c.suspended() {
 			r.io.Err = c.suspErr
 		} else if r.again() {
@@ -302,8 +306,12 @@ func (c *Core) completeRequest(r *request) {
 	}
 	r.v.appPending--
 	r.frozen = false
-	if r.local == partOK && r.net != partOK && r.kind != IORead {
+	switch {
+	case r.kind == IORead || !r.succeeded():
+	case r.local == partOK && r.net != partOK:
 		r.v.wroteAlone()
+	case r.local != partOK && r.net == partOK:
+		r.v.missed = r.v.exposed
 	}
 	r.v.active.remove(&r.iv)
 	if r.epoch != nil && r.pd.p.tx.current == r.epoch {

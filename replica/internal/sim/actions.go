@@ -140,7 +140,8 @@ func (r *Run) down(n *Node, power, takeOver bool) {
 	if !up {
 		return
 	}
-	primary := r.writer == n
+	// One that is being demoted, too: its disk may say that it still is.
+	primary := r.writer == n || !r.cfg.Reckless && (st.Role == protocol.Primary || !r.pending.over() && r.pending.n == n)
 	if !r.cfg.Reckless {
 		if primary && st.Disk != protocol.UpToDate && r.cfg.Net.Protocol != protocol.ProtocolC {
 			return // protocols A and B promise nothing if the only disk is the peer's
@@ -239,7 +240,7 @@ func (r *Run) readsOf(vol int) *readHistory {
 // failure now would leave keeps it.
 func (r *Run) orderHolds(n *Node, rng *rand.Rand) {
 	st, _ := n.State(0)
-	if r.cfg.Volumes > 1 || st.Disk != protocol.UpToDate || st.PeerDisk != protocol.UpToDate || st.Conn != protocol.Connected ||
+	if r.unproved || r.cfg.Volumes > 1 || st.Disk != protocol.UpToDate || st.PeerDisk != protocol.UpToDate || st.Conn != protocol.Connected ||
 		r.writer == nil || r.writer.core == nil {
 		return
 	}

@@ -109,12 +109,19 @@ func (r *Run) detach(a *rand.Rand) {
 	r.order(n, "detach", detach, func(error) {}) // what is good is looked at again after that
 }
 
+// leftBehind reports whether a Primary is alone, and its peer has begun a generation
+// that it has not. It would take its own disk, and both had gone on from the same.
+func (r *Run) leftBehind(n *Node) bool {
+	s, _ := n.State(0)
+	return s.Role == protocol.Primary && s.Conn < protocol.Connected && r.diverged(n)
+}
+
 func (r *Run) attach(a *rand.Rand) {
 	first := a.IntN(2)
 	for i := range 2 {
 		n := r.Nodes[(first+i)%2]
 		for v := range n.disks {
-			if s, up := n.State(v); up && s.Disk == protocol.Diskless {
+			if s, up := n.State(v); up && s.Disk == protocol.Diskless && (r.cfg.Reckless || !r.leftBehind(n)) {
 				r.fault("attach")
 				n.disks[v].healthy()
 				n.metas[v].healthy()

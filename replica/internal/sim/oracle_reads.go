@@ -92,6 +92,14 @@ func (h *readHistory) undone(o *ledger) {
 	}
 }
 
+// failed begins new periods where a write was answered with an error: it may have been
+// seen, and may not be there when it is looked for on another disk.
+func (h *readHistory) failed(w *write, o *ledger) {
+	for s := w.from; s < min(w.to, watchedSectors); s++ {
+		h.lost(s, o.past[s])
+	}
+}
+
 // check returns a sector whose history cannot be explained.
 func (h *readHistory) check() (uint64, bool) {
 	for _, p := range append(h.ended, h.sectors[:]...) {

@@ -18,19 +18,20 @@ import (
 // all oracles watching.
 type Run struct {
 	*Cluster
-	script  Script
-	table   []action
-	ids     uint64
-	books   []*ledger // by volume
-	reads   *readHistory
-	story   *story
-	writer  *Node         // the Primary that applications use, nil while there is none
-	pending *job          // what the administrator waits for
-	rescue  *Node         // that is to take over from a Primary whose power failed
-	still   bool          // the script is over: no more faults
-	left    uint64        // blocks out of sync on both nodes while a run settles
-	moved   time.Duration // when they were last seen to become fewer
-	Figures Figures
+	script   Script
+	table    []action
+	ids      uint64
+	books    []*ledger // by volume
+	reads    *readHistory
+	story    *story
+	writer   *Node         // the Primary that applications use, nil while there is none
+	pending  *job          // what the administrator waits for
+	rescue   *Node         // that is to take over from a Primary whose power failed
+	still    bool          // the script is over: no more faults
+	unproved bool          // protocol A or B, and what was acknowledged may be gone: contents prove nothing any more
+	left     uint64        // blocks out of sync on both nodes while a run settles
+	moved    time.Duration // when they were last seen to become fewer
+	Figures  Figures
 }
 
 // job is a command that an administrator waits for.

@@ -55,7 +55,7 @@ func (r *Run) settle() {
 	}
 	r.look(0)
 	r.equal()
-	if r.cfg.Reckless {
+	if r.cfg.Reckless || r.unproved {
 		return
 	}
 	for v, book := range r.books {
@@ -91,7 +91,7 @@ func (r *Run) operate(since time.Duration) {
 		}
 		for v := range n.disks {
 			st, _ := n.State(v)
-			if st.Disk == protocol.Diskless && (!r.stuck(since) || st.Conn == protocol.StandAlone) {
+			if st.Disk == protocol.Diskless && (r.cfg.Reckless || !r.leftBehind(n)) && (!r.stuck(since) || st.Conn == protocol.StandAlone) {
 				n.Attach(v, func(err error) { r.tracef("%d attach: %v", n.idx, err) })
 			}
 			if st.Conn == protocol.Connected && st.Disk == protocol.UpToDate && st.PeerDisk == protocol.UpToDate && since > time.Minute &&

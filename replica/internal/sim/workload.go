@@ -57,6 +57,9 @@ func (r *Run) submit(n *Node, vol int, from, length uint64, kind core.IOKind, fu
 		}
 		if err != nil {
 			book.failed(w)
+			if vol == 0 {
+				r.reads.failed(w, book)
+			}
 		} else {
 			book.done(w)
 			r.alone(n, vol, w)
@@ -218,7 +221,7 @@ func (r *Run) read(n *Node, vol int, from, length uint64) {
 	r.Figures.Reads++
 	io := &core.IO{Kind: core.IORead, Volume: vol, Off: int64(from) * sectorBytes, Len: int64(length) * sectorBytes, Buf: make([]byte, length*sectorBytes)}
 	n.IO(io, func(err error) {
-		if err != nil || r.cfg.Reckless {
+		if err != nil || r.cfg.Reckless || r.unproved {
 			return
 		}
 		for s := from; s < from+length; s++ {
