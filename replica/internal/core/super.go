@@ -83,6 +83,12 @@ func (v *volume) writeDirtySuper() {
 		})
 		return
 	}
+	if !v.sameDevice && !v.ids.Current.Equal(v.md.current) && v.disk > protocol.Attaching {
+		// What the last generation has acknowledged is in this disk's cache, perhaps
+		// only there once the new one has a name.
+		v.flushData(v.writeSuper)
+		return
+	}
 	v.writeSuper(nil)
 }
 

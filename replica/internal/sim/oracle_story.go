@@ -157,6 +157,11 @@ func (s *story) noRollback(n *Node, vol int) {
 	if n.core == nil {
 		return
 	}
+	if r.rescue == n {
+		// The crashed Primary is back before this node has taken over: by the
+		// rules it is the source, without what was in its cache.
+		r.lose()
+	}
 	from := r.other(n).disks[vol]
 	book := r.books[vol]
 	for sector, list := range book.past {
