@@ -30,8 +30,12 @@ const (
 // suspended reports whether application I/O is, for whatever reason.
 func (c *Core) suspended() bool { return c.susp || c.suspNoData || c.suspFencing }
 
-// stopped reports whether writes that have been admitted may not be issued now.
-func (v *volume) stopped() bool { return v.gates > 0 || v.c.suspended() && v.c.suspErr == nil }
+// stopped reports whether writes that have been admitted may not be issued now. While
+// the disk is Negotiating they would reach the peer alone, who believes that this node
+// has a disk and marks nothing.
+func (v *volume) stopped() bool {
+	return v.gates > 0 || v.disk == protocol.Negotiating || v.c.suspended() && v.c.suspErr == nil
+}
 
 // suspendRule is S8 or S9: it sets a flag when its condition begins to hold.
 type suspendRule struct {

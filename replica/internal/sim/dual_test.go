@@ -102,3 +102,14 @@ func TestDual(t *testing.T) {
 	require.Greater(t, conflicts, uint64(n), "the writes must meet")
 	t.Logf("%d runs, %d accesses of a sector, %d conflicts on the last connection, faults %v", n, accesses, conflicts, faults)
 }
+
+// TestDualFound plays the seeds that have found something.
+func TestDualFound(t *testing.T) {
+	for _, seed := range []uint64{
+		655, // a write that was held while the disk was attached reached the peer alone
+	} {
+		d := NewDual(seed, dualOptions(seed))
+		require.NoError(t, d.Play(150))
+		require.NoError(t, linearizable(d.History))
+	}
+}
