@@ -377,7 +377,10 @@ func (pd *peerDevice) finishTarget() {
 	r, v := &pd.resync, pd.v
 	r.ending = true
 	gen := pd.p.gen
-	still := func() bool { return r.running && r.ending && pd.p.gen == gen && pd.conn == protocol.SyncTarget }
+	// Not while the disk leaves: the source has agreed to that, and has given the resync up.
+	still := func() bool {
+		return r.running && r.ending && pd.p.gen == gen && pd.conn == protocol.SyncTarget && !v.leaving
+	}
 	v.flushData(func(err error) {
 		if err != nil && still() { // and the disk stays, by on-io-error pass-on: all over again, not at once
 			r.ending, r.cursor, r.failed, r.skipped = false, 0, 0, false
