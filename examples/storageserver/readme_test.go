@@ -21,8 +21,9 @@ end() {
   code=$?; set +e; cd /
   kill -9 $(head -n 1 $DEMO/data/db/postmaster.pid 2> /dev/null) 2> /dev/null
   [ $code = 0 ] || tail -n 15 $DEMO/*.log $DEMO/run/log
-  umount -l $DEMO/data $DEMO/*.fuse
-  losetup -n -l -O NAME,BACK-FILE | grep "$DEMO" | cut -d" " -f1 | xargs -r losetup -d
+  umount -l $DEMO/data
+  losetup -n -l -O NAME,BACK-FILE | grep "$DEMO" | cut -d" " -f1 | xargs -r losetup -d # while their files have their names
+  umount -l $DEMO/*.fuse
   kill -9 $(jobs -p); rm -rf $DEMO
   exit $code
 } 2> /dev/null
