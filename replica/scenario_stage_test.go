@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-blockmirror/blockmirror/metadata"
@@ -39,6 +40,7 @@ type stage struct {
 	begun  map[string]chan error // commands in the background
 	owners *sync.Map             // of generations: what arbiters know
 	trace  []string
+	steps  atomic.Int64 // len(trace), for commands that run in the background
 }
 
 // actor is a node.
@@ -147,6 +149,7 @@ func (s *stage) run(lines []line) error {
 			continue
 		}
 		s.trace = append(s.trace, strings.Join(words, " "))
+		s.steps.Store(int64(len(s.trace)))
 		if err := s.do(words); err != nil {
 			return fmt.Errorf("%v: %w", line{number: l.number, words: words}, err)
 		}

@@ -222,7 +222,7 @@ func verbWrite(s *stage, a *args) error {
 	n := s.node(a)
 	off, length := a.number(), a.number()
 	fua := a.flag("fua")
-	data := pattern(a.numberOr(int64(len(s.trace))), off, length)
+	data := pattern(a.numberOr(s.steps.Load()), off, length)
 	if a.err != nil {
 		return a.err
 	}
@@ -249,7 +249,7 @@ func verbWrites(s *stage, a *args) error {
 	var wg sync.WaitGroup
 	for i := range count {
 		off := from + i*stride
-		data := pattern(int64(len(s.trace)), off, length)
+		data := pattern(s.steps.Load(), off, length)
 		copy(s.model[off:], data)
 		wg.Go(func() { _, errs[i] = n.vol().WriteAtContext(s.ctx, data, off) })
 	}
@@ -320,7 +320,7 @@ func verbWriter(s *stage, a *args) error {
 	w := &writer{}
 	n.writer = w
 	vol := n.vol()
-	rng := rand.New(rand.NewPCG(uint64(len(s.trace)), 0))
+	rng := rand.New(rand.NewPCG(uint64(s.steps.Load()), 0))
 	w.wg.Go(func() {
 		for !w.halt.Load() && w.err == nil {
 			off := from + rng.Int64N((to-from-length)/512+1)*512
