@@ -161,7 +161,16 @@ func localWriteDone(c *Core, o *Op) {
 		// Protocol A and B count what was only sent, or only received. Now the
 		// peer's copy is the only one.
 		r.stable = r.stable || r.net != partNone && !r.wantAck
-		v.pds[0].setOutOfSync(r.sector, r.size)
+		pd := v.pds[0]
+		if r.net == partOK && (pd.conn < protocol.Connected || pd.p.phase != phaseUp) {
+			// The peer, which has it, went before it could be told that its copy is the
+			// only one; this disk may have begun a generation since.
+			r.net = partFailed
+			if r.err == nil {
+				r.err = ErrConnectionLost
+			}
+		}
+		pd.setOutOfSync(r.sector, r.size)
 		if o.Err != nil && r.kind != IODiscard { // a failing discard is not held against the disk
 			v.diskFailed(causeWrite, "write", o.Err)
 		}
