@@ -44,6 +44,8 @@ func FuzzHostilePeer(f *testing.F) {
 		f.Add(uint8(cmd), packet(protocol.DataStream, cmd, make([]byte, 24)))
 		f.Add(uint8(cmd), packet(protocol.MetaStream, cmd, make([]byte, 24)))
 	}
+	f.Add(uint8(3), packet(protocol.DataStream, protocol.CmdWSame,
+		append(protocol.Data{Sector: 8, Seq: 1, Flags: protocol.DPWSame, Size: 4096}.AppendTo(nil, s), make([]byte, 512)...)))
 	write := append(protocol.Data{Sector: 8, ID: 1, Seq: 1, Flags: protocol.DPSendWriteAck}.AppendTo(nil, s), make([]byte, 4096)...)
 	block := protocol.BlockRequest{Sector: 8, ID: protocol.IDSyncer, Size: 4096}.AppendTo(nil, s)
 	for i := range 2 * len(hostileStates) { // every state, with a bit of everything
