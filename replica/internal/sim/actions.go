@@ -141,7 +141,7 @@ func (r *Run) down(n *Node, power, takeOver bool) {
 		return
 	}
 	// One that is being demoted, too: its disk may say that it still is.
-	primary := r.writer == n || !r.cfg.Reckless && (st.Role == protocol.Primary || !r.pending.over() && r.pending.n == n)
+	primary := r.writer == n || !r.cfg.Reckless && (st.Role == protocol.Primary || r.writer == nil && !r.pending.over() && r.pending.n == n)
 	if !r.cfg.Reckless {
 		if primary && st.Disk != protocol.UpToDate && r.cfg.Net.Protocol != protocol.ProtocolC {
 			return // protocols A and B promise nothing if the only disk is the peer's
