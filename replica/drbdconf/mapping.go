@@ -129,9 +129,17 @@ var notes = map[place]string{
 	{"startup", "stacked-timeouts"}: "it is for resources that are stacked on each other",
 }
 
-// handler has a command run. That of a handler may be a whole line of shell.
-func (m *mapper) handler(name, command string) {
+// handler has a command run, if that takes no shell.
+func (m *mapper) handler(name string, o Option) {
 	n := m.node
+	argv, err := SplitCommand(o.Value)
+	if err != nil {
+		m.problem(o.Pos, Unsupported, o.Written, err.Error())
+		if n.Handlers != nil {
+			delete(n.Handlers.Commands, name) // the last one in the file counts
+		}
+		return
+	}
 	if n.Handlers == nil {
 		n.Handlers = &replica.ExecHandlers{
 			Commands: map[string][]string{}, Disks: map[uint16]string{}, Conf: m.r.config.File,
@@ -142,7 +150,7 @@ func (m *mapper) handler(name, command string) {
 			}
 		}
 	}
-	n.Handlers.Commands[name] = []string{"/bin/sh", "-c", command}
+	n.Handlers.Commands[name] = argv
 }
 
 // csums maps csums-alg, unless its checksums are too short for that.

@@ -29,10 +29,10 @@ type Node struct {
 
 	// Startup is what an init script would do.
 	Startup Startup
-	// Handlers runs the commands of the handlers section, by /bin/sh as DRBD does. It
-	// is in Config already, as Handlers and, if there is a fence-peer, as Fencer; a
-	// program that does not want commands of a file to be run clears both. nil if
-	// there are none.
+	// Handlers runs the commands of the handlers section, each as [SplitCommand] splits
+	// it; one that needs a shell is among Problems. It is in Config already, as Handlers
+	// and, if there is a fence-peer, as Fencer; a program that does not want commands of
+	// a file to be run clears both. nil if there are none.
 	Handlers *replica.ExecHandlers
 
 	// Problems is what is in the file and is not done as it is written, in the order
@@ -254,7 +254,7 @@ func (m *mapper) option(section string, o Option) {
 		return
 	}
 	if section == "handlers" && !sp.only9 {
-		m.handler(o.Name, o.Value)
+		m.handler(o.Name, o)
 		return
 	}
 	if sp.isDefault(o.Value) {
@@ -287,7 +287,7 @@ func (m *mapper) legacy(o Option) {
 	section, _, _ := strings.Cut(o.Written, " ")
 	if o.Name == "incon-degr-cmd" {
 		section = "resource"
-		m.handler("pri-on-incon-degr", o.Value)
+		m.handler("pri-on-incon-degr", o)
 	}
 	m.problem(o.Pos, Legacy, o.Written, legacy[place{section, o.Name}])
 }

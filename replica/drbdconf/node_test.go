@@ -70,13 +70,12 @@ func TestNode07(t *testing.T) {
 		MetaDisk: metadata.Indexed(0), ALExtents: 257, OnIOError: replica.CallLocalIOError, Resync: replica.ResyncConfig{Rate: 10 << 20},
 	}}, n.Config.Volumes)
 	require.Equal(t, []Disk{{Device: "/dev/drbd0", Path: "/dev/sdb2", MetaPath: "/dev/sdb1"}}, n.Disks)
-	require.Equal(t, []string{"/bin/sh", "-c", "echo '!DRBD! pri on incon-degr' | wall ; sleep 60 ; halt -f"}, n.Handlers.Commands["pri-on-incon-degr"])
-	require.NotNil(t, n.Config.Handlers.PriOnInconDegr)
+	require.Nil(t, n.Config.Handlers.PriOnInconDegr, "it needs a shell")
 	require.Equal(t, []string{
-		"4:3 incon-degr-cmd: legacy", "6:10 disk on-io-error: legacy", "8:22 syncer group: legacy",
+		"4:3 incon-degr-cmd: not supported", "4:3 incon-degr-cmd: legacy", "6:10 disk on-io-error: legacy", "8:22 syncer group: legacy",
 	}, problems(n))
-	require.NoError(t, n.Err())
-	require.Contains(t, n.Problems[2].String(), "resync-after")
+	require.ErrorContains(t, n.Err(), "put the line into a script")
+	require.Contains(t, n.Problems[3].String(), "resync-after")
 }
 
 func TestNode84(t *testing.T) {
@@ -105,8 +104,8 @@ func TestNode84(t *testing.T) {
 	require.Equal(t, protocol.PolicyDisconnect, p.AfterSB2Pri)
 	require.Equal(t, &replica.ExecHandlers{
 		Commands: map[string][]string{
-			"split-brain": {"/bin/sh", "-c", "/usr/local/sbin/notify-split-brain admin"}, "fence-peer": {"/bin/sh", "-c", "/usr/local/sbin/fence"},
-			"before-resync-target": {"/bin/sh", "-c", "/usr/local/sbin/snapshot"},
+			"split-brain": {"/usr/local/sbin/notify-split-brain", "admin"}, "fence-peer": {"/usr/local/sbin/fence"},
+			"before-resync-target": {"/usr/local/sbin/snapshot"},
 		},
 		Disks: map[uint16]string{0: "/dev/vg1/tables", 1: "/dev/vg1/wal"}, Conf: filepath.Join("testdata", "drbd84.conf"),
 	}, n.Handlers)
@@ -420,4 +419,14 @@ func openInMemory(t *testing.T, n *Node) {
 	res, err := replica.Open(t.Context(), n.Config)
 	require.NoError(t, err, "%s on %s", n.Config.Name, n.Host)
 	require.NoError(t, res.Close())
+}
+
+func TestSplitCommand(t *testing.T) {
+	got, err := SplitCommand(`  /usr/lib/drbd/notify.sh  "two words" 'and more' last`)
+	require.NoError(t, err)
+	require.Equal(t, []string{"/usr/lib/drbd/notify.sh", "two words", "and more", "last"}, got)
+	for _, bad := range []string{"", "  ", "a; b", "a | b", "echo $HOME", "`a`", "a > b", `a "b`} {
+		_, err := SplitCommand(bad)
+		require.Error(t, err, bad)
+	}
 }

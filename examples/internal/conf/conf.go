@@ -121,30 +121,22 @@ func (s seen) options(known []string, mapped map[string]string, lists ...[]drbdc
 var decisive = []string{"fence-peer", "before-resync-target", "before-resync-source"}
 
 // handlers returns the programs that are run as handlers. A line that only a shell
-// understands is an error if data depends on it, and else a warning.
+// understands is an error if data depends on it, and else one of the problems.
 func (s seen) handlers() (map[string]string, error) {
 	out := map[string]string{}
-	if s.n.Handlers == nil {
-		return out, nil
-	}
 	common := &s.config.Common
 	for _, o := range slices.Concat(common.Legacy, common.Handlers, s.r.Legacy, s.r.Handlers) {
 		name := o.Name
 		if name == "incon-degr-cmd" {
 			name = "pri-on-incon-degr"
 		}
-		if s.n.Handlers.Commands[name] == nil {
-			continue
-		}
-		err := node.CheckHandler(name, o.Value)
-		switch {
+		switch err := node.CheckHandler(name, o.Value); {
 		case err == nil:
 			out[name] = o.Value
 		case slices.Contains(decisive, name):
 			return nil, fmt.Errorf("%v: %w", o.Pos, err)
 		default:
-			delete(out, name)
-			s.warn(o.Pos, "%v: it is not called", err)
+			delete(out, name) // a later line counts: nothing is called
 		}
 	}
 	return out, nil

@@ -49,7 +49,7 @@ resource r1 { device minor 7; disk /dev/c; meta-disk /dev/m[3];
 	require.Equal(t, &node.Backing{Disk: "/dev/c", MetaDisk: "/dev/m", Index: "3"}, alpha[1].Volumes[0].Backing)
 	for _, want := range []string{
 		"5:43: net csums-alg: no effect:", "6:10: disk on-io-error: legacy:", "6:29: disk disk-barrier: no effect:",
-		`7:14: handler split-brain: '|' means something to a shell`,
+		`7:14: handlers split-brain: not supported: '|' means something to a shell`,
 	} {
 		require.Contains(t, strings.Join(warnings, "\n"), want)
 	}

@@ -6,12 +6,12 @@ package node
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
 
 	"github.com/go-blockmirror/blockmirror/replica"
+	"github.com/go-blockmirror/blockmirror/replica/drbdconf"
 )
 
 // handlerNames are the handlers that can be configured (spec: behaviour 8.3).
@@ -31,7 +31,7 @@ func (r *Resource) SetHandlers(commands map[string]string) error {
 		if err := CheckHandler(name, line); err != nil {
 			return err
 		}
-		parsed[name], _ = splitCommand(line)
+		parsed[name], _ = drbdconf.SplitCommand(line)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -44,38 +44,10 @@ func CheckHandler(name, line string) error {
 	if !slices.Contains(handlerNames, name) {
 		return usage("%s is no handler, want one of %s", name, strings.Join(handlerNames, ", "))
 	}
-	if _, err := splitCommand(line); err != nil {
+	if _, err := drbdconf.SplitCommand(line); err != nil {
 		return usage("handler %s: %v", name, err)
 	}
 	return nil
-}
-
-// splitCommand splits a command line at blanks. What a shell would do with it and this
-// does not is an error.
-func splitCommand(line string) ([]string, error) {
-	if i := strings.IndexAny(line, "|&;<>`$(){}*?\\\n"); i >= 0 {
-		return nil, fmt.Errorf("%q means something to a shell, and no shell runs handlers: put the line into a script and name that", line[i])
-	}
-	var argv []string
-	for rest := strings.TrimSpace(line); rest != ""; rest = strings.TrimLeft(rest, " \t") {
-		if q := rest[0]; q == '"' || q == '\'' {
-			word, after, closed := strings.Cut(rest[1:], string(q))
-			if !closed {
-				return nil, errors.New("a quote is not closed")
-			}
-			argv, rest = append(argv, word), after
-			continue
-		}
-		end := strings.IndexAny(rest, " \t")
-		if end < 0 {
-			end = len(rest)
-		}
-		argv, rest = append(argv, rest[:end]), rest[end:]
-	}
-	if len(argv) == 0 {
-		return nil, errors.New("no program is named")
-	}
-	return argv, nil
 }
 
 // programs runs a resource's handlers and tells the watchers of the node. It is a
