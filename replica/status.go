@@ -92,7 +92,23 @@ type ResyncStatus struct {
 	Wanted              int64         // what the controller asks for
 	Finish              time.Duration // estimated time to the end
 	Stalled             bool          // no progress for three minutes
+
+	// Recent is what was done since the newest mark, about 3 s ago, and since the mark
+	// that Rate is over: dt0 and dt1 of DRBD 9 (spec: behaviour 9.4).
+	Recent [2]Progress
+	// Verify tells what an online verify compares; nil in a resync.
+	Verify *VerifyRange
 }
+
+// Progress is how many bytes were done in some time.
+type Progress struct {
+	Bytes int64
+	Time  time.Duration
+}
+
+// VerifyRange is the part of the volume from From up to To, of which all before At has
+// been compared, in bytes.
+type VerifyRange struct{ From, To, At int64 }
 
 // Percent returns how much is done, 0 to 100.
 func (s *ResyncStatus) Percent() float64 {
@@ -157,6 +173,12 @@ func volumeStatusOf(v *core.VolumeSnapshot, epochs int) VolumeStatus {
 			Elapsed: rs.Elapsed, Paused: rs.Paused,
 			Rate: int64(rs.Rate) * kib, Average: int64(rs.Average) * kib, Wanted: int64(rs.Want) * kib,
 			Finish: rs.Finish, Stalled: rs.Stalled,
+		}
+		for i, p := range rs.Recent {
+			out.Resync.Recent[i] = Progress{Bytes: int64(p.Blocks) * blockBytes, Time: p.Time}
+		}
+		if o := rs.Verify; o != nil {
+			out.Resync.Verify = &VerifyRange{From: o.From, To: o.To, At: o.At}
 		}
 	}
 	return out

@@ -95,18 +95,38 @@ type PeerStat struct {
 	*SyncStat
 }
 
-// SyncStat is the progress of a resync. Of DRBD's fields those that the SDK knows.
+// SyncStat is the progress of a resync or of an online verify.
 type SyncStat struct {
-	Total       int64   `json:"rs-total"`
-	DtStartMS   int64   `json:"rs-dt-start-ms"`
-	PausedMS    int64   `json:"rs-paused-ms"`
-	Failed      int64   `json:"rs-failed"`
-	SameCsum    int64   `json:"rs-same-csum"`
+	Total     int64 `json:"rs-total"`
+	DtStartMS int64 `json:"rs-dt-start-ms"`
+	PausedMS  int64 `json:"rs-paused-ms"`
+	Dt0MS     int64 `json:"rs-dt0-ms"`
+	Db0       int64 `json:"rs-db0-sectors"`
+	Dt1MS     int64 `json:"rs-dt1-ms"`
+	Db1       int64 `json:"rs-db1-sectors"`
+	*ResyncStat
+	*VerifyStat
 	Want        float64 `json:"want"`
-	Rate        float64 `json:"db0/dt0 [MiB/s]"`
+	Rate0       float64 `json:"db0/dt0 [MiB/s]"`
+	Rate1       float64 `json:"db1/dt1 [MiB/s]"`
 	Finish      int64   `json:"estimated-seconds-to-finish"`
 	Average     float64 `json:"db/dt [MiB/s]"`
 	PercentDone float64 `json:"percent-resync-done"`
+}
+
+// ResyncStat is what only a resync has.
+type ResyncStat struct {
+	Failed   int64 `json:"rs-failed"`
+	SameCsum int64 `json:"rs-same-csum"`
+}
+
+// VerifyStat is what only an online verify has: where it is in sectors, the rest in KiB.
+type VerifyStat struct {
+	Start    int64 `json:"ov-start-sector"`
+	Stop     int64 `json:"ov-stop-sector"`
+	Position int64 `json:"ov-position"`
+	Left     int64 `json:"ov-left"`
+	Skipped  int64 `json:"ov-skipped"`
 }
 
 // Statuses returns the states of the resources with that name, or of all for "all" or "".
@@ -213,11 +233,26 @@ func peerStat(v *replica.VolumeStatus) PeerStat {
 		p.HasSyncDetails, p.HasVerifyDetails = !verify, verify
 		p.SyncStat = &SyncStat{
 			Total: rs.Total >> 10, DtStartMS: rs.Elapsed.Milliseconds(), PausedMS: rs.Paused.Milliseconds(),
-			Failed: rs.Failed >> 10, SameCsum: rs.SameChecksum >> 10, Want: mib(rs.Wanted), Rate: mib(rs.Rate),
+			Dt0MS: rs.Recent[0].Time.Milliseconds(), Db0: rs.Recent[0].Bytes >> 9,
+			Dt1MS: rs.Recent[1].Time.Milliseconds(), Db1: rs.Recent[1].Bytes >> 9,
+			Want: mib(rs.Wanted), Rate0: rate(rs.Recent[0]), Rate1: rate(rs.Recent[1]),
 			Finish: int64(rs.Finish.Seconds()), Average: mib(rs.Average), PercentDone: round2(rs.Percent()),
+		}
+		if o := rs.Verify; o != nil {
+			p.VerifyStat = &VerifyStat{Start: o.From >> 9, Stop: o.To >> 9, Position: o.At >> 9, Left: rs.Left >> 10}
+		} else {
+			p.ResyncStat = &ResyncStat{Failed: rs.Failed >> 10, SameCsum: rs.SameChecksum >> 10}
 		}
 	}
 	return p
+}
+
+// rate returns MiB per second.
+func rate(p replica.Progress) float64 {
+	if p.Time <= 0 {
+		return 0
+	}
+	return round2(float64(p.Bytes) / (1 << 20) / p.Time.Seconds())
 }
 
 func mib(n int64) float64 { return round2(float64(n) / (1 << 20)) }

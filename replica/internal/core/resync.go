@@ -544,6 +544,9 @@ func (r *resync) snapshot() *ResyncSnapshot {
 		s.Paused += now - r.pausedAt
 	}
 	old := r.marks[(r.mark+2)%len(r.marks)]
+	for i, m := range []mark{r.marks[r.mark], old} {
+		s.Recent[i] = Progress{Blocks: m.left - min(m.left, s.Left), Time: now - m.at}
+	}
 	s.Rate = perSecond(old.left-min(old.left, s.Left), now-old.at)
 	s.Average = perSecond(r.total-s.Left, s.Elapsed-s.Paused)
 	s.Stalled = now-old.at > 180*time.Second

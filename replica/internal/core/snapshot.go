@@ -64,7 +64,18 @@ type ResyncSnapshot struct {
 	Want                uint64 // KiB/s that the configuration allows, 0 for no limit
 	Finish              time.Duration
 	Stalled             bool
+	Recent              [2]Progress  // since the newest mark, and since the one that Rate is over
+	Verify              *VerifyRange // of an online verify
 }
+
+// Progress is how many blocks were done in some time.
+type Progress struct {
+	Blocks uint64
+	Time   time.Duration
+}
+
+// VerifyRange is what an online verify compares, and how far it is, in bytes.
+type VerifyRange struct{ From, To, At int64 }
 
 // Snapshot returns the present state.
 func (c *Core) Snapshot() Snapshot {
@@ -100,6 +111,9 @@ func (v *volume) snapshot() VolumeSnapshot {
 	}
 	if pd.verify.running {
 		s.Resync = pd.verify.meter.snapshot()
+		if s.Resync != nil {
+			s.Resync.Verify = pd.verify.reach()
+		}
 	}
 	if v.cfg.DiskFlushes {
 		s.WO = 'f'

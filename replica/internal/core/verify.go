@@ -50,6 +50,16 @@ type verifier struct {
 	resume uint64 // block at which the next verify without a start goes on
 }
 
+// reach returns the range that is compared. Only VerifyS was told its end: VerifyT
+// counts what is left.
+func (o *verifier) reach() *VerifyRange {
+	to := o.found.To + int64(o.left)*bitmap.BlockSize
+	if o.source {
+		to = int64(o.to) * bitmap.BlockSize
+	}
+	return &VerifyRange{From: o.found.From, To: min(to, int64(o.pd.v.size)*512), At: o.found.To}
+}
+
 // verifyPlan is what a command asked for, until the peer has agreed.
 type verifyPlan struct {
 	cmd      *Command

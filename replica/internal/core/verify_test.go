@@ -90,6 +90,7 @@ func TestWhoCompares(t *testing.T) {
 func TestVerifyReportMerges(t *testing.T) {
 	c := testCore(t, nil)
 	pd := c.vols[0].pds[0]
+	pd.v.size = 64
 	o := &pd.verify
 	o.left, o.total = 8, 8
 	for b := range uint64(8) {
@@ -104,7 +105,9 @@ func TestVerifyReportMerges(t *testing.T) {
 	end(1, true)
 	end(2, true)
 	require.EqualValues(t, 8, o.left, "the first block is still missing")
+	require.Equal(t, &VerifyRange{To: 8 * 4096}, o.reach())
 	end(0, false)
+	require.Equal(t, &VerifyRange{To: 8 * 4096, At: 4 * 4096}, o.reach())
 	require.EqualValues(t, 4, o.left)
 	require.EqualValues(t, 4, o.next)
 	end(4, false)
