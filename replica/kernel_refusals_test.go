@@ -163,6 +163,10 @@ func kernelStatus(t *testing.T, lab *kernelLab) {
 // requireSameProc compares /proc/drbd with the node's, which is its mirror image.
 func (d *duo) requireSameProc() {
 	d.t.Helper()
+	d.waitKernel(func(m kerneldrbd.Minor) bool { // it may still be at what the last packet asked for
+		c := m.Counters
+		return c["lo"]+c["pe"]+c["ua"]+c["ap"] == 0
+	})
 	out, err := d.lab.guest.Run(d.ctx, "cat /proc/drbd")
 	require.NoError(d.t, err)
 	own := d.node.Status().String()
