@@ -221,6 +221,19 @@ func (k *kernelPlayer) guard(allow map[string]bool) error {
 	return nil
 }
 
+// gaveUp reports whether the kernel has given up that many connections of its own.
+func (k *kernelPlayer) gaveUp(times int) bool {
+	return soon(func() bool {
+		seen := 0
+		for _, line := range k.lab.guest.LogSoFar(k.began) {
+			if gaveUpItself(line) {
+				seen++
+			}
+		}
+		return seen >= times
+	})
+}
+
 var stateChange = regexp.MustCompile(`(\w+)\( (\w+) -> (\w+) \)`)
 
 // passed are the values that a field of the state went through since the mark.

@@ -21,6 +21,7 @@ type standIn interface {
 	mark() error
 	// guard is the stage's, for this node.
 	guard(allow map[string]bool) error
+	gaveUp(times int) bool
 	history() string
 }
 

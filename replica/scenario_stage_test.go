@@ -268,6 +268,7 @@ func (s *stage) guard() error {
 		n.mu.Lock()
 		events := n.events
 		n.mu.Unlock()
+		broken := 0
 		for _, ev := range events {
 			bad := ""
 			switch {
@@ -283,7 +284,12 @@ func (s *stage) guard() error {
 			case ev.Kind == replica.EventRefused:
 				bad = "refused"
 			}
-			if bad != "" && !s.allow[bad] {
+			if bad == "" || s.allow[bad] {
+				continue
+			}
+			broken++
+			lost := bad == "BrokenPipe" || bad == "NetworkFailure"
+			if peer := s.nodes[other(n.name)]; !lost || peer == nil || peer.other == nil || !peer.other.gaveUp(broken) {
 				return fmt.Errorf("%s must not happen on %s: %v", bad, n.name, ev)
 			}
 		}
