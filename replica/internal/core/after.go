@@ -98,6 +98,11 @@ func (c *Core) generationAfter(pd *peerDevice, o, n protocol.State) {
 		before = metadata.DiskUpToDate
 		defer pd.heldNoMore()
 	}
+	if n.Conn == protocol.Connected && n.PeerDisk == protocol.UpToDate && o.PeerDisk < protocol.UpToDate && v.ids.Bitmap != metadata.UUIDNone {
+		// A target had all blocks when this node gave the resync up: it has our
+		// generation now, and the bitmap identifier stays.
+		pd.feed = metadata.FeedStarted(v.ids, v.ids)
+	}
 	own, shared := metadata.DiskState(n.Disk), pd.feed.PeerMayShare()
 	// A disk that fails, other than one that is detached in order, may have lost
 	// acknowledged writes from its cache, and may say that its node crashed as Primary:

@@ -102,15 +102,21 @@ func (c *Core) suspensionAfter(pd *peerDevice, o, n protocol.State) {
 		c.suspTimer.arm(c.now + c.cfg.SuspendLimit)
 	}
 	if o.Conn < protocol.Connected && n.Conn >= protocol.Connected {
-		// The peer is back: it has everything that was acknowledged, and what was
-		// not is marked or will be sent again.
-		pd.v.postponed, pd.v.asked = false, false
+		// The peer is back: its disk has everything that was acknowledged, and what was
+		// not is marked or will be sent again. Without a disk it has nothing.
+		if n.PeerDisk >= protocol.Inconsistent {
+			pd.v.postponed = false
+		}
+		pd.v.asked = false
 		if pd.p.allConnected() {
 			c.answerArbiter(ErrConnected)
 			c.quorum = quorum{}
 		}
 	}
 	if c.suspNoData && c.dataEverywhere() {
+		if !c.susp && !c.suspFencing {
+			c.bearAllPostponed()
+		}
 		c.unsuspend(func(s *protocol.State) { s.SuspNoData = false })
 	}
 	if c.suspFencing && (pd.p.allConnected() || pd.p.allFenced() && (!c.cfg.Arbiter || c.quorum.granted)) {
@@ -155,10 +161,15 @@ func (p *peer) allFenced() bool {
 // releaseFenced ends susp_fen: the generations that are due begin before anything
 // completes.
 func (c *Core) releaseFenced() {
+	c.bearAllPostponed()
+	c.unsuspend(func(s *protocol.State) { s.SuspFencing = false })
+}
+
+// bearAllPostponed comes before I/O is resumed: what is written then has its name.
+func (c *Core) bearAllPostponed() {
 	for _, v := range c.vols {
 		v.bearPostponed()
 	}
-	c.unsuspend(func(s *protocol.State) { s.SuspFencing = false })
 }
 
 func (c *Core) unsuspend(set func(*protocol.State)) {
@@ -292,9 +303,7 @@ func (c *Core) resume() {
 	if c.cfg.Arbiter && c.suspFencing {
 		c.quorum.granted = true // by the administrator
 	}
-	for _, v := range c.vols {
-		v.bearPostponed()
-	}
+	c.bearAllPostponed()
 	for _, r := range c.requests.live() {
 		r.era = c.era // not to be done again
 	}
