@@ -372,14 +372,30 @@ func (pd *peerDevice) endOfPass() {
 }
 
 // finishTarget ends a resync here (spec: wire 8.3 step 9): data durable, all acks
-// seen by the source, identifiers and state durable, then the source is told.
+// seen by the source, identifiers and state durable, then the source is told. First
+// the mirrored writes that are held for their turn: a block of the resync may be of a
+// later write than they are.
 func (pd *peerDevice) finishTarget() {
-	r, v := &pd.resync, pd.v
+	r := &pd.resync
 	r.ending = true
+	round := r.round
+	pd.p.rx.settle(func(err error) {
+		if err == nil && r.ending && r.round == round {
+			pd.flushTarget()
+		}
+	})
+}
+
+func (pd *peerDevice) flushTarget() {
+	r, v := &pd.resync, pd.v
 	gen := pd.p.gen
 	// Not while the disk leaves: the source has agreed to that, and has given the resync up.
 	still := func() bool {
 		return r.running && r.ending && pd.p.gen == gen && pd.conn == protocol.SyncTarget && !v.leaving
+	}
+	if !still() {
+		r.ending = false
+		return
 	}
 	v.flushData(func(err error) {
 		if err != nil && still() { // and the disk stays, by on-io-error pass-on: all over again, not at once

@@ -31,9 +31,49 @@ type rxEpochs struct {
 	running     bool
 	again       bool
 	free        *rxEpoch
+
+	opened, closed uint64 // epochs so far
+	waiters        []rxWaiter
 }
 
-func (x *rxEpochs) reset() { x.first, x.last, x.held, x.heldTail, x.flushing = nil, nil, nil, nil, 0 }
+// rxWaiter waits for the writes of the first epochs, as many as were opened.
+type rxWaiter struct {
+	opened uint64
+	fn     func(error)
+}
+
+func (x *rxEpochs) reset() {
+	x.first, x.last, x.held, x.heldTail, x.flushing = nil, nil, nil, nil, 0
+	x.closed = x.opened
+	waiters := x.waiters
+	x.waiters = nil
+	for _, w := range waiters {
+		w.fn(ErrConnectionLost)
+	}
+}
+
+// settle calls fn when all that was received until now is written, though maybe not
+// yet durable, or with ErrConnectionLost.
+func (x *rxEpochs) settle(fn func(error)) {
+	if x.written(x.opened) {
+		fn(nil)
+		return
+	}
+	x.waiters = append(x.waiters, rxWaiter{x.opened, fn})
+}
+
+// written reports whether the writes of the first n epochs are.
+func (x *rxEpochs) written(n uint64) bool {
+	return x.closed >= n || x.closed == n-1 && x.first.pending == 0
+}
+
+func (x *rxEpochs) wake() {
+	for len(x.waiters) > 0 && x.written(x.waiters[0].opened) {
+		w := x.waiters[0]
+		x.waiters = x.waiters[1:]
+		w.fn(nil)
+	}
+}
 
 // current returns the epoch that is being received.
 func (x *rxEpochs) current() *rxEpoch {
@@ -51,6 +91,7 @@ func (x *rxEpochs) current() *rxEpoch {
 			x.last.next = e
 		}
 		x.last = e
+		x.opened++
 	}
 	return x.last
 }
@@ -153,6 +194,7 @@ func (x *rxEpochs) advance(p *peer) {
 		x.again = true
 	}
 	x.running = false
+	x.wake()
 }
 
 // flushEpoch begins to flush what the epoch wrote to, and reports whether there is
@@ -206,6 +248,7 @@ func (x *rxEpochs) done(p *peer, e *rxEpoch) {
 		send(p, protocol.MetaStream, protocol.CmdBarrierAck, 0, protocol.BarrierAck{Number: e.number, SetSize: e.count})
 	}
 	x.first = e.next
+	x.closed++
 	if x.first == nil {
 		x.last = nil
 	}

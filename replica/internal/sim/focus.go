@@ -32,6 +32,7 @@ var foci = []focus{
 		"restart": 80, "take-over": 80, "disconnect": 20, "connect": 40, "detach": 10, "attach": 20}},
 	{"order", func(o *Options, rng *rand.Rand) { // of writes that depend on each other
 		o.Net.MaxEpochSize = []int{0, 1, 4}[rng.IntN(3)]
+		o.Net.Protocol = protocol.ReplicationProtocol(1 + rng.IntN(3))
 	}, map[string]int{"scan": 200, "database": 100, "burst": 60, "slow-peer": 30, "repair": 10, "crash-peer": 20, "restart": 60, "flush": 20, "narrow": 8, "heal": 20}},
 	{"disk errors", func(o *Options, rng *rand.Rand) {
 		o.Volume.DetachOnIO = core.OnIOError(rng.IntN(2))
