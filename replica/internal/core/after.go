@@ -103,6 +103,11 @@ func (c *Core) generationAfter(pd *peerDevice, o, n protocol.State) {
 		// generation now, and the bitmap identifier stays.
 		pd.feed = metadata.FeedStarted(v.ids, v.ids)
 	}
+	if v.leaving && !v.sealed && n.Conn < protocol.Connected && n.Disk == protocol.UpToDate && n.Role == protocol.Primary && o.Peer != protocol.Primary {
+		// The detach is off: this disk has what protocol A and B acknowledged, and the
+		// peer, who has begun no generation yet, may not. See detachClean.
+		v.leaving = false
+	}
 	own, shared := metadata.DiskState(n.Disk), pd.feed.PeerMayShare()
 	// A disk that fails, other than one that is detached in order, may have lost
 	// acknowledged writes from its cache, and may say that its node crashed as Primary:

@@ -201,7 +201,15 @@ func (v *volume) detachClean(cmd *Command) {
 		c.when(func() bool { return v.disk == protocol.Diskless }, func() { c.finish(cmd, nil) })
 		c.stateAdmits()
 	}
-	c.when(func() bool { return v.quiet() || !v.metaUsable() }, func() {
+	agreed := v.leaving
+	withdrawn := func() bool { return agreed && !v.leaving && v.metaUsable() }
+	c.when(func() bool { return v.quiet() || !v.metaUsable() || withdrawn() }, func() {
+		if withdrawn() { // the connection is gone: ask the rules again
+			v.freezing--
+			c.Detach(cmd, v.idx, false)
+			c.stateAdmits()
+			return
+		}
 		// What the peer sent before it agreed may still come. It waits, and is refused
 		// when the disk has gone: written now it could be lost with the disk's cache
 		// after the epoch was acknowledged.
