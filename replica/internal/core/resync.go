@@ -209,9 +209,12 @@ func (pd *peerDevice) makeSyncUUID() {
 	ids, sync := ids.BecomeSource(metadata.UUID(v.c.cfg.Rand()))
 	v.setIDs(ids)
 	pd.feed = metadata.FeedStarted(ids, pd.ids)
-	gen := pd.p.gen
+	pd.named++
+	gen, named := pd.p.gen, pd.named
 	v.syncSuper(func(err error) {
-		if err == nil && pd.p.gen == gen && isResync(pd.conn) && v.ids.Bitmap.Equal(sync) { // else that resync is history
+		// Else that resync is history. The next one may have the same name, which is not
+		// durable yet: the block just written may have been from between the two.
+		if err == nil && pd.p.gen == gen && pd.named == named && isResync(pd.conn) && v.ids.Bitmap.Equal(sync) {
 			send(pd.p, protocol.DataStream, protocol.CmdSyncUUID, v.cfg.Number, protocol.SyncUUID{UUID: uint64(sync)})
 		}
 	})

@@ -114,6 +114,7 @@ type peerDevice struct {
 	rsPending                  int    // resync requests or replies without an answer
 	lateAcks                   int    // of a resync that was cut off
 	lastDecision               *metadata.Decision
+	named                      uint64        // counts the names that this node gave to resyncs
 	sent, received             uint64        // sectors; ns, nr of /proc/drbd
 	feed                       metadata.Feed // of the resync that this node is the source of
 
