@@ -169,7 +169,7 @@ func (p *peer) sendPing() {
 func (p *peer) answerPing() {
 	for _, pd := range p.pds {
 		v := pd.v
-		pd.feed = pd.feed.PingReceived(pd.oosBlocks())
+		pd.feed = pd.feed.PingReceived(pd.lacking())
 		if isResync(pd.conn) && pd.feed.PeerMayShare() && v.metaUsable() &&
 			(pd.bm.DirtyCount() > 0 || v.bmw.running || v.md.writing) {
 			gen := p.gen

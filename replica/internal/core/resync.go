@@ -455,17 +455,43 @@ func (pd *peerDevice) peerSaysDone() {
 	}
 	r.ending = true
 	gen := pd.p.gen
-	pd.p.ping(func(err error) {
-		if err != nil || !r.running || pd.p.gen != gen || pd.conn < protocol.SyncSource {
-			return
-		}
-		if pd.bm.Count() > r.failed {
+	running := func() bool { return r.running && pd.p.gen == gen && pd.conn >= protocol.SyncSource }
+	conclude := func() {
+		switch {
+		case !running():
+		case pd.bm.Count() > r.failed:
 			pd.v.logf(LogWarn, "the peer ended the resync, but %d blocks are out of sync: connecting anew", pd.bm.Count())
 			pd.p.lose(protocol.BrokenPipe)
-			return
+		default:
+			pd.concludeSource()
 		}
-		pd.concludeSource()
+	}
+	pd.p.ping(func(err error) {
+		if err == nil {
+			// The peer has written blocks that the own disk has yet to write.
+			pd.v.c.when(func() bool { return !running() || pd.lacking() <= r.failed == (pd.bm.Count() <= r.failed) }, conclude)
+		}
 	})
+}
+
+// lacking is how many blocks the target lacks: those that are marked, without those of
+// writes that it has and the own disk has not yet.
+func (pd *peerDevice) lacking() uint64 {
+	n := pd.oosBlocks()
+	if n == 0 {
+		return 0
+	}
+	for _, r := range pd.v.c.requests.live() {
+		if r.v != pd.v || !r.cleared {
+			continue
+		}
+		for b, to := pd.v.covered(r.sector, r.size); b < to; b++ {
+			if pd.bm.Test(b) {
+				n--
+			}
+		}
+	}
+	return n
 }
 
 func (pd *peerDevice) concludeSource() {
