@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/go-blockmirror/blockmirror/metadata"
 	"github.com/go-blockmirror/blockmirror/protocol"
 )
 
@@ -395,8 +396,12 @@ func (p *peer) cleanup() {
 // namesDurable reports whether every disk holds the generation that it is said to have.
 func (p *peer) namesDurable() bool {
 	for _, pd := range p.pds {
-		if v := pd.v; v.disk >= protocol.Inconsistent && v.metaUsable() && !v.md.durable.Equal(v.ids.Current) {
+		v := pd.v
+		if v.disk >= protocol.Inconsistent && v.metaUsable() && !v.md.durable.Equal(v.ids.Current) {
 			return false
+		}
+		if v.disk == protocol.Failed && v.md.writing && v.unborn != metadata.UUIDNone {
+			return false // a generation that the failed disk may have after all
 		}
 	}
 	return true

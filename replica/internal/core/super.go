@@ -137,6 +137,12 @@ func superDone(_ *Core, o *Op) {
 	} else {
 		v.md.primary, v.md.durable = v.md.setting, v.md.current
 		v.expose(v.md.current)
+		if v.unborn.Equal(v.md.current) {
+			// The disk has failed meanwhile, and holds it all the same: after a crash
+			// of this node it counts. A peer that goes on from the one before would
+			// be in a split brain then.
+			v.wroteAlone()
+		}
 	}
 	v.superWritten(o.Err)
 }
