@@ -101,6 +101,16 @@ func (r *request) bothWritten() {
 	}
 }
 
+// keepAllMarks: from now on writes are marked, and do not reach the peer. What it says
+// about those before them clears no mark: it may be that of a later one.
+func (pd *peerDevice) keepAllMarks() {
+	for _, r := range pd.v.c.requests.live() {
+		if r.pd == pd {
+			r.mayClear, r.cleared = false, false
+		}
+	}
+}
+
 // receiveSyncAck answers resync traffic.
 func (pd *peerDevice) receiveSyncAck(cmd protocol.Command, a protocol.BlockAck) error {
 	r := &pd.resync

@@ -147,6 +147,9 @@ func (c *Core) changeAll(p *peer, f force, set func(*protocol.State)) protocol.C
 func (c *Core) commit(pd *peerDevice, old, s protocol.State) {
 	if mirrors(old) != mirrors(s) && s.Conn != protocol.Ahead { // which has its own order: relieve
 		pd.p.closeEpoch() // one epoch never mixes mirrored and unmirrored writes
+		if !mirrors(s) {
+			pd.keepAllMarks()
+		}
 	}
 	pd.store(s)
 	if old.Role != protocol.Primary && s.Role == protocol.Primary {
