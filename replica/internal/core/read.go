@@ -35,11 +35,13 @@ func (r *request) behind() bool {
 	return false
 }
 
-// localCan reports whether the own disk has what the request wants.
+// localCan reports whether the own disk has what the request wants. Until the peer's
+// bitmap is here nobody knows what an Inconsistent one lacks: a read that was admitted
+// before may find it so, if the disk was attached while it waited for its turn.
 func (r *request) localCan() bool {
 	v, pd := r.v, r.v.pds[0]
 	return r.local != partFailed && (v.disk == protocol.UpToDate ||
-		v.disk == protocol.Inconsistent && pd.disk == protocol.UpToDate && !pd.outOfSync(r.sector, r.size))
+		v.disk == protocol.Inconsistent && pd.disk == protocol.UpToDate && pd.conn != protocol.WFBitMapT && !pd.outOfSync(r.sector, r.size))
 }
 
 // remoteCan reports whether the peer's disk has it.

@@ -303,15 +303,9 @@ func TestRandomDiskTimeout(t *testing.T) {
 		if *seedFlag != 0 && seed != *seedFlag {
 			continue
 		}
-		s := Plan(seed)
+		s := PlanDiskTimeout(seed)
 		if s.Options.Reckless {
 			continue
-		}
-		s.Options.Volume.DiskTimeout = time.Second + time.Duration(seed%3)*time.Second
-		for i := range s.Actions { // more of what this is about
-			if s.Actions[i].Name == "bad-sectors" || s.Actions[i].Name == "slow" {
-				s.Actions[i].Name = "freeze"
-			}
 		}
 		r, err := Play(s, *seedFlag != 0)
 		if err != nil {

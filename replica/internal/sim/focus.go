@@ -82,6 +82,19 @@ func PlanFocus(name string, seed uint64) (Script, bool) {
 	return s, true
 }
 
+// PlanDiskTimeout is Plan with disks that are given up when they stop, and more that do.
+func PlanDiskTimeout(seed uint64) Script {
+	s := Plan(seed)
+	s.Focus = "disk-timeout"
+	s.Options.Volume.DiskTimeout = time.Second + time.Duration(seed%3)*time.Second
+	for i := range s.Actions {
+		if s.Actions[i].Name == "bad-sectors" || s.Actions[i].Name == "slow" {
+			s.Actions[i].Name = "freeze"
+		}
+	}
+	return s
+}
+
 // Mixed is the plan of a long search: every other script has a focus, each in turn.
 func Mixed(n uint64) Script {
 	if n%2 == 1 {

@@ -13,6 +13,7 @@ import (
 var (
 	seedFlag  = flag.Uint64("seed", 0, "play only this seed, and print its trace")
 	seedsFlag = flag.Int("seeds", 0, "number of random runs")
+	fromFlag  = flag.Uint64("from", 1, "the first seed of TestDual")
 )
 
 // TestRandom plays scripts that chance wrote, under all oracles.

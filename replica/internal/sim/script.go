@@ -78,6 +78,13 @@ func span8[T protocol.Policy | protocol.ReplicationProtocol | protocol.Version |
 	}
 }
 
+func lapse(p func(o *Options) *time.Duration) setting {
+	return setting{
+		func(o *Options) string { return p(o).String() },
+		func(o *Options, v string) (err error) { *p(o), err = time.ParseDuration(v); return err },
+	}
+}
+
 var settings = map[string]setting{
 	"volumes":   number(func(o *Options) *int { return &o.Volumes }),
 	"bytes":     number(func(o *Options) *int64 { return &o.DiskBytes }),
@@ -115,10 +122,8 @@ var settings = map[string]setting{
 			return nil
 		},
 	},
-	"delay": {
-		func(o *Options) string { return o.Delay.String() },
-		func(o *Options, v string) (err error) { o.Delay, err = time.ParseDuration(v); return err },
-	},
+	"delay":        lapse(func(o *Options) *time.Duration { return &o.Delay }),
+	"disk-timeout": lapse(func(o *Options) *time.Duration { return &o.Volume.DiskTimeout }),
 }
 
 // String writes the script as text that ParseScript reads.

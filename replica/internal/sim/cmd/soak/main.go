@@ -36,7 +36,7 @@ func main() {
 	keepGoing := flag.Bool("keep-going", false, "go on after a failure; the summary has the failures by kind")
 	family := flag.String("family", "", "play another kind of runs: one of "+strings.Join(sim.Families(), ", "))
 	only := flag.String("only", "", "play only the seeds with these administrators: careful or reckless")
-	name := flag.String("plan", "general", "general, mixed, or one of "+strings.Join(sim.Foci(), ", "))
+	name := flag.String("plan", "general", "general, mixed, disk-timeout, or one of "+strings.Join(sim.Foci(), ", "))
 	flag.Parse()
 	plan := planner(*name, *family)
 	switch {
@@ -74,6 +74,8 @@ func planner(name, family string) func(seed uint64) sim.Script {
 	case "general":
 	case "mixed":
 		plan = sim.Mixed
+	case "disk-timeout":
+		plan = sim.PlanDiskTimeout
 	default:
 		if _, ok := sim.PlanFocus(name, 1); !ok {
 			return nil
