@@ -118,6 +118,16 @@ func (c *Core) generationAfter(pd *peerDevice, o, n protocol.State) {
 	if birth == metadata.NoBirth && o.Peer != protocol.Primary && n.Peer == protocol.Primary {
 		birth = v.ids.BirthOnDisklessPrimary(after, own, shared)
 	}
+	if pd.consenting && n.Role == protocol.Primary && n.Peer == protocol.Primary && o.PeerDisk >= protocol.Inconsistent && n.PeerDisk < protocol.Inconsistent {
+		// Two Primaries, and the other one was just allowed to detach. Until it has
+		// done so its applications read its own disk: what we wrote without it
+		// would be complete here and not be seen there.
+		pd.letGo = true
+		return
+	}
+	if birth == metadata.NoBirth && goesOnAlone(o, n) {
+		birth = v.ids.BirthOnPromotion(false, false, after, shared)
+	}
 	if birth == metadata.NoBirth || v.leaving {
 		return
 	}
@@ -129,14 +139,15 @@ func (c *Core) generationAfter(pd *peerDevice, o, n protocol.State) {
 		pd.birthDue = n.Peer == protocol.Primary
 		return
 	}
-	if pd.consenting && n.Peer == protocol.Primary && n.PeerDisk < protocol.Inconsistent && !pd.letGo {
-		// Two Primaries, and the other one was just allowed to detach. Until it has
-		// done so its applications read its own disk: what we wrote without it
-		// would be complete here and not be seen there.
-		pd.letGo = true
-		return
-	}
 	pd.beginAlone(birth)
+}
+
+// goesOnAlone reports whether a Primary has got a disk again that its peer has not: what
+// it writes from now on belongs to a generation of its own, as if it were promoted with
+// that disk. DRBD begins none.
+func goesOnAlone(o, n protocol.State) bool {
+	return n.Role == protocol.Primary && n.Disk == protocol.UpToDate && o.Disk < protocol.Inconsistent &&
+		(n.Conn < protocol.Connected || n.PeerDisk < protocol.Inconsistent)
 }
 
 // beginAlone begins the generation that the peer's disk will not have.

@@ -224,7 +224,7 @@ func (v *volume) load(img *DiskImage) {
 		v.logf(LogInfo, "applied %d extents of the activity log", img.Replayed)
 	}
 	v.c.event(Event{Kind: EventSize, Volume: v.idx, Bytes: int64(size) * 512})
-	pd.feed = metadata.Feed{}
+	pd.feed = metadata.FeedAfterAttachMarked(v.ids)
 	if img.Marked == 0 || v.crashedPrimary { // the replay after an earlier crash may have set what was clear
 		// A target has finished only after this node had a clean bitmap on disk
 		// (answerPing): with marks there is nothing to fear from it.
@@ -279,17 +279,12 @@ func (v *volume) attached(cmd *Command) {
 	}
 	if pd.conn < protocol.Connected {
 		// While unconnected the peer's disk is as the superblock remembers it.
-		nested := c.settling
-		c.settling = true // nothing is written before the generation that it belongs to
 		c.change(pd, fact, func(s *protocol.State) {
 			s.Disk = v.negotiated
 			if v.sb.Flags&metadata.PeerOutdated != 0 {
 				s.PeerDisk = protocol.Outdated
 			}
 		})
-		v.primaryGoesOnAlone()
-		c.settling = nested
-		c.drain()
 		v.syncSuper(func(err error) {
 			if err != nil {
 				err = fmt.Errorf("attach: %w", err)
@@ -310,19 +305,6 @@ func (v *volume) attached(cmd *Command) {
 		}
 		c.finish(cmd, nil)
 	})
-}
-
-// primaryGoesOnAlone begins a generation if a Primary without its peer has attached a
-// disk, as its promotion would have, had the disk been there: what it writes from now on
-// the peer does not have. DRBD begins none.
-func (v *volume) primaryGoesOnAlone() {
-	if v.role != protocol.Primary || v.disk != protocol.UpToDate {
-		return
-	}
-	pd := v.pds[0]
-	if birth := v.ids.BirthOnPromotion(false, false, metadata.DiskUnknown, pd.feed.PeerMayShare()); birth != metadata.NoBirth {
-		pd.beginAlone(birth)
-	}
 }
 
 // abortAttach: the handshake does not want this disk.

@@ -20,6 +20,9 @@ import (
 // sendBitmap sends all of the own bitmap in one go: nothing may come between its
 // packets.
 func (pd *peerDevice) sendBitmap() {
+	if pd.conn == protocol.WFBitMapS {
+		pd.markFlying()
+	}
 	s := &pd.p.session
 	compress := pd.v.c.cfg.Net.UseRLE && s.CanSend(protocol.CmdCompressedBitmap)
 	size := bitmap.MaxBody(protocol.HeaderSize(s.Version))
@@ -36,6 +39,20 @@ func (pd *peerDevice) sendBitmap() {
 	}
 	if pd.conn == protocol.WFBitMapS {
 		pd.expectBitmap()
+	}
+}
+
+// markFlying marks the writes that the peer has not answered. It may have lost its disk
+// before they came, and attached it again: its refusal, on the other stream, would be
+// slower than the bitmap, and only this node would have the mark.
+func (pd *peerDevice) markFlying() {
+	if pd.inFlight == 0 {
+		return
+	}
+	for _, r := range pd.v.c.requests.live() {
+		if r.flying && r.pd == pd {
+			pd.setOutOfSync(r.sector, r.size)
+		}
 	}
 }
 

@@ -204,6 +204,10 @@ func (v *volume) detachClean(cmd *Command) {
 	agreed := v.leaving
 	withdrawn := func() bool { return agreed && !v.leaving && v.metaUsable() }
 	c.when(func() bool { return v.quiet() || !v.metaUsable() || withdrawn() }, func() {
+		if !v.metaUsable() { // it has failed, and may have gone: the next one is not to be sealed
+			end(ErrDiskless)
+			return
+		}
 		if withdrawn() { // the connection is gone: ask the rules again
 			v.freezing--
 			c.Detach(cmd, v.idx, false)
@@ -214,6 +218,7 @@ func (v *volume) detachClean(cmd *Command) {
 		// when the disk has gone: written now it could be lost with the disk's cache
 		// after the epoch was acknowledged.
 		v.sealed = true
+		v.markWaiting()
 		v.flushData(func(err error) {
 			if err != nil {
 				end(err)
@@ -255,10 +260,22 @@ func (v *volume) emptyAL(fn func(error)) {
 	})
 }
 
-// quiet reports that nothing is in flight on the disk or waits for it.
+// quiet reports that nothing is in flight on the disk or waits for it. Own requests
+// that may not go out now, as the disk is Negotiating or bitmaps are due, which nobody
+// may send any more, can wait until it has gone.
 func (v *volume) quiet() bool {
 	return v.opsPending == 0 && v.localPending == 0 && !v.md.dirty && !v.md.writing && !v.bmw.running &&
-		!v.al.writing && len(v.al.waiting) == 0 && v.gates == 0 && v.active.head == nil && !v.watches()
+		!v.al.writing && len(v.al.waiting) == 0 && v.gates == 0 && !v.active.underWay() && !v.watches()
+}
+
+// markWaiting marks own writes that go out when the disk has gone: part of one that has
+// lost a conflict may be on it.
+func (v *volume) markWaiting() {
+	for _, r := range v.c.requests.live() {
+		if r.v == v && r.kind != IORead {
+			v.pds[0].setOutOfSync(r.sector, r.size)
+		}
+	}
 }
 
 // watches reports whether a write may not be stable at the peer yet: the activity log

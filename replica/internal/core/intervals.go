@@ -83,6 +83,9 @@ func (l *intervals) blocked(i *interval) bool {
 	if i.req != nil && i.write && (l.v.stopped() || l.v.lettingGo()) {
 		return true // something has to be durable first, or to be known, or I/O is suspended
 	}
+	if i.req != nil && i.write && l.v.heldBack(i) {
+		return true
+	}
 	// Blocks that this node, as Primary and sync target, has asked for are about
 	// to be overwritten: an own write waits until they are here.
 	if i.write && i.req != nil {
@@ -194,6 +197,18 @@ func (l *intervals) rival(from, to uint64) (meets, inside bool) {
 		}
 	}
 	return meets, inside
+}
+
+// underWay reports whether there is an entry, other than own requests that wait for the
+// volume's state to change, or for such a one.
+func (l *intervals) underWay() bool {
+	stopped := l.v.stopped()
+	for o := l.head; o != nil; o = o.next {
+		if !stopped || !o.waiting || o.req == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // overlapsWrite reports whether a write in the list, running or waiting, touches

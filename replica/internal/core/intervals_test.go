@@ -108,7 +108,7 @@ func TestRequestTable(t *testing.T) {
 func TestIntervalsOvertaking(t *testing.T) {
 	v := &volume{c: &Core{}}
 	v.active.v = v
-	pd := &peerDevice{v: v}
+	pd := &peerDevice{v: v, p: &peer{}}
 	v.pds = []*peerDevice{pd}
 	pd.resync.asked = []span{{sector: 8, size: 4096}}
 	var order []string

@@ -454,6 +454,7 @@ func (pd *peerDevice) peerSaysDone() {
 		return
 	}
 	r.ending = true
+	pd.feed = metadata.FeedStarted(pd.v.ids, pd.v.ids) // whatever is marked here, it has our generation now
 	gen := pd.p.gen
 	running := func() bool { return r.running && pd.p.gen == gen && pd.conn >= protocol.SyncSource }
 	conclude := func() {

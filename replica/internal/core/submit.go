@@ -77,6 +77,13 @@ func (v *volume) blocks(kind IOKind) bool {
 	if kind != IORead && (v.gates > 0 || v.lettingGo()) {
 		return true
 	}
+	return v.exchanging()
+}
+
+// exchanging reports whether bitmaps are on their way, and a write would be missing from
+// them: the target does not know yet what it lacks, and below version 96 the source
+// cannot tell what it writes meanwhile.
+func (v *volume) exchanging() bool {
 	for _, pd := range v.pds {
 		if pd.conn == protocol.WFBitMapT || pd.conn == protocol.WFSyncUUID ||
 			pd.conn == protocol.WFBitMapS && pd.p.session.Version < 96 {

@@ -32,9 +32,10 @@ func (c *Core) suspended() bool { return c.susp || c.suspNoData || c.suspFencing
 
 // stopped reports whether writes that have been admitted may not be issued now. While
 // the disk is Negotiating they would reach the peer alone, who believes that this node
-// has a disk and marks nothing.
+// has a disk and marks nothing; while bitmaps are exchanged nobody would mark them; and
+// a disk that leaves, with its log empty, takes none.
 func (v *volume) stopped() bool {
-	return v.gates > 0 || v.disk == protocol.Negotiating || v.c.suspended() && v.c.suspErr == nil
+	return v.gates > 0 || v.sealed || v.disk == protocol.Negotiating || v.exchanging() || v.c.suspended() && v.c.suspErr == nil
 }
 
 // suspendRule is S8 or S9: it sets a flag when its condition begins to hold.
