@@ -163,6 +163,10 @@ func (r *Resource) route(c *core.Core, w *work) {
 	for _, l := range r.links {
 		if l != nil && l.pair != nil {
 			r.routePackets(c, w, l)
+			if l.full && !c.Flooded(l.peer) {
+				l.full = false
+				l.drained <- struct{}{}
+			}
 		}
 	}
 	r.alarm.set(c, r)

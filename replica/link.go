@@ -62,8 +62,10 @@ type link struct {
 	quiet     chan struct{} // closed when closing is set and users is 0
 	readMeta  chan struct{} // closed by NetReadMeta
 	metaAsked bool
-	holdAcks  bool     // nobody waits for an ack before the disk has written
-	payloads  *buffers // memory for what the peer sends
+	full      bool          // the data stream is not read: the peer has too much under way
+	drained   chan struct{} // says that it may be
+	holdAcks  bool          // nobody waits for an ack before the disk has written
+	payloads  *buffers      // memory for what the peer sends
 }
 
 // netAction carries out what the core wants of the network. It is called under the
@@ -73,6 +75,7 @@ func (r *Resource) netAction(a core.NetAction) {
 		l := &link{
 			r: r, peer: a.Peer, gen: a.Gen,
 			closed: make(chan struct{}), quiet: make(chan struct{}), readMeta: make(chan struct{}),
+			drained: make(chan struct{}, 1),
 		}
 		l.holdAcks = r.core.Net().Protocol != protocol.B
 		l.ctx, l.cancel = context.WithCancel(context.Background())

@@ -208,7 +208,7 @@ func (rd *reader) fill() error {
 
 // deliver hands the batch to the core in one visit, then does what follows.
 func (rd *reader) deliver() {
-	l := rd.l
+	l, full := rd.l, false
 	grown := rd.grown()
 	l.r.visit(&rd.w, func(c *core.Core) {
 		if l.closing {
@@ -225,9 +225,17 @@ func (rd *reader) deliver() {
 			c.Receive(l.peer, l.gen, rd.st.id, p.header, p.body, payload)
 		}
 		rd.session = c.Session(l.peer)
+		full = rd.st.id == protocol.DataStream && c.Flooded(l.peer)
+		l.full = l.full || full
 	})
 	rd.drop()
 	rd.w.loop(l.r)
+	if full {
+		select { // as the peer then must
+		case <-l.drained:
+		case <-l.closed:
+		}
+	}
 }
 
 // drop lets go of a batch, or of what the core did not take of it.

@@ -183,7 +183,9 @@ func (p *peer) answerPing() {
 			return
 		}
 	}
-	send(p, protocol.MetaStream, protocol.CmdPingAck, 0, protocol.Empty{})
+	if !p.unread() {
+		send(p, protocol.MetaStream, protocol.CmdPingAck, 0, protocol.Empty{})
+	}
 }
 
 func (p *peer) pingAck() {

@@ -294,13 +294,16 @@ func (s *hostileScene) again(cond func() bool) {
 
 // hostileState brings a pair to one of the states. With deaf, node 0 does not read what
 // its honest peer sends from then on.
-func hostileState(t *testing.T, where int, deaf bool) *Cluster {
+func hostileState(t *testing.T, where int, deaf bool, more ...func(*Options)) *Cluster {
 	h := hostileStates[where%len(hostileStates)]
 	opt := testOptions()
 	opt.DiskBytes, opt.Trace = 256<<10, false
 	opt.Net.VerifyAlg, opt.Net.CSumsAlg = "crc32c", "xxhash64"
 	if h.opt != nil {
 		h.opt(&opt)
+	}
+	for _, f := range more {
+		f(&opt)
 	}
 	c := start(t, opt)
 	s := &hostileScene{Cluster: c, t: t, a: c.Nodes[0], b: c.Nodes[1]}
