@@ -358,6 +358,7 @@ func (c *Core) demoteNow(cmd *Command) {
 			c.finish(cmd, refused("demote", code, false))
 			return
 		}
+		pd.leavesAhead()
 		v.setIDs(v.ids.SetPrimary(false))
 		if pd.conn >= protocol.Connected {
 			pd.sendState()
@@ -367,6 +368,20 @@ func (c *Core) demoteNow(cmd *Command) {
 	}
 	c.quorum.granted = false
 	done()
+}
+
+// leavesAhead begins the generation of what a demoted node, Ahead, has written without the
+// peer. A Primary does so when it loses the peer; now nobody would, and the nodes would
+// take each other's disks for equal. DRBD begins none.
+func (pd *peerDevice) leavesAhead() {
+	v := pd.v
+	if pd.conn != protocol.Ahead || pd.oosBlocks() == 0 {
+		return
+	}
+	if b := v.ids.BirthOnPromotion(false, false, metadata.DiskUnknown, pd.feed.PeerMayShare()); b != metadata.NoBirth {
+		v.beginGeneration(b)
+		pd.sendUUIDs(0)
+	}
 }
 
 // Abandon gives up a command: the caller does not wait for it any longer. What it
