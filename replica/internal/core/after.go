@@ -128,7 +128,7 @@ func (c *Core) generationAfter(pd *peerDevice, o, n protocol.State) {
 	if birth == metadata.NoBirth && goesOnAlone(o, n) {
 		birth = v.ids.BirthOnPromotion(false, false, after, shared)
 	}
-	if birth == metadata.NoBirth || v.leaving {
+	if birth == metadata.NoBirth || v.leaving || n.Role != protocol.Primary && pd.peerWentOn() {
 		return
 	}
 	if (o.Conn == protocol.WFReportParams || pd.consenting) && n.Role != protocol.Primary && n.PeerDisk < protocol.Inconsistent {
@@ -140,6 +140,12 @@ func (c *Core) generationAfter(pd *peerDevice, o, n protocol.State) {
 		return
 	}
 	pd.beginAlone(birth)
+}
+
+// peerWentOn reports whether the peer has told of a generation that it began without this
+// node's disk. Whatever has become of its disk since, this one is older.
+func (pd *peerDevice) peerWentOn() bool {
+	return pd.idsValid && pd.ids.Bitmap.Equal(pd.v.ids.Current) && !pd.ids.Current.Equal(pd.v.ids.Current)
 }
 
 // goesOnAlone reports whether a Primary has got a disk again that its peer has not: what
