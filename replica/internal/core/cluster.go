@@ -119,6 +119,17 @@ func (pd *peerDevice) refusedLeaving(in protocol.StateRequest) protocol.Code {
 	return protocol.CodeSuccess
 }
 
+// refusedDetach judges the wish of a Primary to detach its disk while this node's is not
+// good: V13, seen from here. The peer may take it for good. Below version 96 the source of
+// a resync notices its end before the target does.
+func (pd *peerDevice) refusedDetach(in protocol.StateRequest) protocol.Code {
+	if in.Mask.PeerDisk == protocol.DiskMask && in.Value.PeerDisk < protocol.UpToDate && pd.role == protocol.Primary &&
+		pd.disk == protocol.UpToDate && pd.v.disk < protocol.UpToDate {
+		return protocol.CodeNoUpToDateDisk
+	}
+	return protocol.CodeSuccess
+}
+
 // receiveStateRequest decides about the peer's wish for one volume. The change is
 // made first, then the reply goes out, then come its consequences (spec: wire 8.10).
 func (pd *peerDevice) receiveStateRequest(q protocol.StateRequest) {
@@ -133,6 +144,9 @@ func (pd *peerDevice) receiveStateRequest(q protocol.StateRequest) {
 	if !p.concurrent() {
 		in := q.Swapped()
 		if code = pd.refusedLeaving(in); code.Success() {
+			code = pd.refusedDetach(in)
+		}
+		if code.Success() {
 			code = c.change(pd, wish, func(s *protocol.State) { *s = in.Apply(*s) })
 		}
 	}
