@@ -39,15 +39,18 @@ type kernelPlayer struct {
 
 	began, marked kerneldrbd.Mark
 	staged        int64 // where the next data goes to on labPattern
-	writer        *kernelWriter
+	writers       []*kernelWriter
+	leaves        int // how often the script has sent it to StandAlone
 	watchers      sync.WaitGroup
 }
 
 const (
 	stageFrom  = labPatternBytes // behind the pattern
 	stageTo    = 48 << 20
-	writerFrom = stageTo // the background writer's data
-	playDevice = "/dev/drbd0"
+	writerFrom = stageTo // the background writers' data
+
+	writerPlaces = 2
+	playDevice   = "/dev/drbd0"
 )
 
 func newKernelPlayer(ctx context.Context, lab *kernelLab, name string, port int) (*kernelPlayer, error) {
@@ -185,8 +188,8 @@ func (k *kernelPlayer) end(ctx context.Context) error {
 	if err := k.lab.guest.ThawDisk(ctx, labDisk); err != nil && !errors.Is(err, kerneldrbd.ErrDown) {
 		return err
 	}
-	if k.writer != nil {
-		_, _ = k.stop()
+	if len(k.writers) > 0 {
+		_ = k.stop(nil)
 	}
 	_, err := k.lab.guest.Run(ctx, "rm -rf /run/helper; drbdsetup-84 resume-io 0 >/dev/null 2>&1; true")
 	if errors.Is(err, kerneldrbd.ErrDown) {
@@ -210,7 +213,16 @@ func (k *kernelPlayer) mark() (err error) {
 
 // guard looks for connections that broke, and for what the kernel complains about.
 func (k *kernelPlayer) guard(allow map[string]bool) error {
+	alone := 0
 	for _, line := range k.lab.guest.LogSoFar(k.began) {
+		if strings.Contains(line, "-> StandAlone )") {
+			if alone++; alone > k.leaves && !allow["refused"] {
+				return fmt.Errorf("the kernel goes StandAlone: %s", line)
+			}
+		}
+		if strings.Contains(line, "full sync required after") && !allow["full"] {
+			return fmt.Errorf("full must not happen on the kernel: %s", line)
+		}
 		if m := brokenConnection.FindStringSubmatch(line); m != nil && !allow[m[1]] && !neverConnected.MatchString(line) {
 			return fmt.Errorf("%s must not happen on the kernel: %s", m[1], line)
 		}

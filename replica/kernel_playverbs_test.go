@@ -18,6 +18,7 @@ import (
 	"strings"
 
 	"github.com/go-blockmirror/blockmirror/internal/kerneldrbd"
+	"github.com/go-blockmirror/blockmirror/metadata"
 	"github.com/go-blockmirror/blockmirror/replica"
 )
 
@@ -35,8 +36,11 @@ func (k *kernelPlayer) perform(s *stage, verb string, a *args) error {
 
 // kernelVerbs are what verbs are for a node.
 var kernelVerbs = map[string]func(k *kernelPlayer, s *stage, a *args) error{
-	"up":   func(k *kernelPlayer, s *stage, _ *args) error { return k.up(s) },
-	"down": func(k *kernelPlayer, _ *stage, _ *args) error { return k.kernel.Down(k.ctx) },
+	"up": func(k *kernelPlayer, s *stage, _ *args) error { return k.up(s) },
+	"down": func(k *kernelPlayer, _ *stage, _ *args) error {
+		k.leaves++
+		return k.kernel.Down(k.ctx)
+	},
 	"crash": func(k *kernelPlayer, s *stage, a *args) error {
 		a.flag("power") // always
 		s.allow["BrokenPipe"], s.allow["NetworkFailure"] = true, true
@@ -55,6 +59,7 @@ var kernelVerbs = map[string]func(k *kernelPlayer, s *stage, a *args) error{
 		return k.kernel.Connect(k.ctx, k.port, opts...)
 	},
 	"disconnect": func(k *kernelPlayer, _ *stage, a *args) error {
+		k.leaves++
 		err := k.kernel.Disconnect(k.ctx, k.port, forced(a)...)
 		if err != nil && strings.Contains(err.Error(), "(162) Invalid configuration request") {
 			return nil // it was StandAlone
@@ -105,21 +110,8 @@ var kernelVerbs = map[string]func(k *kernelPlayer, s *stage, a *args) error{
 		return k.put(labDisk, pattern(-1, off, n), off)
 	},
 	"writer": kernelStartWriter,
-	"stop": func(k *kernelPlayer, s *stage, _ *args) error {
-		if k.writer == nil {
-			return errors.New("it does not write")
-		}
-		done, err := k.stop()
-		for i := range done {
-			p := k.writer.plan[i%len(k.writer.plan)]
-			copy(s.model[p.off:], p.data)
-		}
-		k.writer = nil
-		if err == nil && done == 0 {
-			err = errors.New("it has written nothing")
-		}
-		return err
-	},
+	"stop":   func(k *kernelPlayer, s *stage, _ *args) error { return k.stop(s) },
+	"gi":     kernelGI,
 	"verify": kernelPlayVerify,
 	"freeze": func(k *kernelPlayer, _ *stage, a *args) error {
 		a.rest() // the kernel's disk freezes as a whole
@@ -193,19 +185,15 @@ func kernelNot(k *kernelPlayer, _ *stage, a *args) error {
 }
 
 func kernelResync(k *kernelPlayer, _ *stage, a *args) error {
-	none := a.flag("none")
-	want := int64(0)
-	if !none {
-		want = a.number()
-	}
-	if a.err != nil {
-		return a.err
+	asked, err := wantedResync(a)
+	if err != nil {
+		return err
 	}
 	if _, err := k.lab.guest.Mark(k.ctx); err != nil {
 		return err
 	}
 	began, err := k.resyncs()
-	if err != nil || none && len(began) == 0 || !none && len(began) == 1 && began[0] == want {
+	if err != nil || asked(began) {
 		return err
 	}
 	return fmt.Errorf("resyncs of %d bytes", began)
@@ -344,9 +332,11 @@ func kernelStartWriter(k *kernelPlayer, s *stage, a *args) error {
 	if a.err != nil {
 		return a.err
 	}
-	if k.writer != nil {
-		return errors.New("it writes already")
+	if len(k.writers) == writerPlaces {
+		return errors.New("so many writers are too many")
 	}
+	const room = (labPatternDisk - writerFrom) / writerPlaces
+	place := writerFrom + int64(len(k.writers))*room
 	w := &kernelWriter{done: make(chan error, 1)}
 	rng := rand.New(rand.NewPCG(uint64(len(s.trace)), 0))
 	var list strings.Builder
@@ -354,8 +344,8 @@ func kernelStartWriter(k *kernelPlayer, s *stage, a *args) error {
 		p := planned{off: from + rng.Int64N((to-from-n)/512+1)*512}
 		p.data = pattern(rng.Int64(), p.off, n)
 		w.plan = append(w.plan, p)
-		at := writerFrom + int64(i)*n
-		if at+n > labPatternDisk {
+		at := place + int64(i)*n
+		if at+n > place+room {
 			break
 		}
 		if err := k.put(labPattern, p.data, at); err != nil {
@@ -363,27 +353,78 @@ func kernelStartWriter(k *kernelPlayer, s *stage, a *args) error {
 		}
 		fmt.Fprintf(&list, " %d:%d", at, p.off)
 	}
-	script := fmt.Sprintf("rm -f /run/stop; c=0; while [ ! -e /run/stop ]; do for p in%s; do [ -e /run/stop ] && break; "+
+	script := fmt.Sprintf("c=0; while [ ! -e /run/stop ]; do for p in%s; do [ -e /run/stop ] && break; "+
 		"dd if=%s of=%s bs=%d count=1 skip=${p%%:*} seek=${p#*:} conv=notrunc iflag=direct,skip_bytes oflag=direct,seek_bytes status=none || exit 1; c=$((c+1)); done; done; echo $c",
 		&list, k.lab.device(labPattern), playDevice, n)
+	if len(k.writers) == 0 {
+		if _, err := k.lab.guest.Run(k.ctx, "rm -f /run/stop"); err != nil {
+			return err
+		}
+	}
 	go func() {
 		var err error
 		w.out, err = k.lab.guest.Run(k.ctx, script)
 		w.done <- err
 	}()
-	k.writer = w
+	k.writers = append(k.writers, w)
 	return nil
 }
 
-// stop ends the writer and returns how many writes it has made.
-func (k *kernelPlayer) stop() (int, error) {
+// stop ends the writers, all of which must have written. What they wrote goes into the
+// model, if there is a stage.
+func (k *kernelPlayer) stop(s *stage) error {
+	writers := k.writers
+	if len(writers) == 0 {
+		return errors.New("it does not write")
+	}
+	k.writers = nil
 	if _, err := k.lab.guest.Run(k.ctx, "touch /run/stop"); err != nil {
+		return err
+	}
+	var errs []error
+	for _, w := range writers {
+		if err := <-w.done; err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		done, err := strconv.Atoi(strings.TrimSpace(w.out))
+		if err == nil && done == 0 {
+			err = errors.New("it has written nothing")
+		}
+		for i := range done {
+			if p := w.plan[i%len(w.plan)]; s != nil {
+				copy(s.model[p.off:], p.data)
+			}
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// kernelGI: gi NODE equal. What else gi can do is for our nodes only.
+func kernelGI(k *kernelPlayer, s *stage, a *args) error {
+	if w := a.next(); w != "equal" {
+		return fmt.Errorf("the kernel cannot tell %q", w)
+	}
+	own, err := k.generation()
+	if err != nil {
+		return err
+	}
+	if peer := s.nodes[other(k.name)].res.Status().Volumes[0].IDs; !own.Equal(peer.Current) {
+		return fmt.Errorf("it is in %v, the other node in %v", own, peer)
+	}
+	return nil
+}
+
+// generation is the current identifier of the kernel's disk.
+func (k *kernelPlayer) generation() (metadata.UUID, error) {
+	out, err := k.kernel.Command(k.ctx, k.kernel.Volumes[0], "get-gi")
+	if err != nil {
 		return 0, err
 	}
-	if err := <-k.writer.done; err != nil {
-		return 0, err
-	}
-	return strconv.Atoi(strings.TrimSpace(k.writer.out))
+	word, _, _ := strings.Cut(strings.TrimSpace(out), ":")
+	n, err := strconv.ParseUint(word, 16, 64)
+	return metadata.UUID(n), err
 }
 
 var verifyDone = regexp.MustCompile(`Online verify +done`)

@@ -4,6 +4,7 @@
 package replica_test
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -76,13 +77,23 @@ func (s *stage) playedByOther(words []string) *actor {
 	return nil
 }
 
-// verbSleep: sleep DURATION. In real time not that long.
+// verbSleep: sleep DURATION [whole]. In real time not that long, but for whole.
 func verbSleep(s *stage, a *args) error {
 	d := a.duration()
-	if s.real {
+	if whole := a.flag("whole"); s.real && !whole {
 		d = min(d, time.Second/2)
 	}
 	time.Sleep(d)
+	return a.err
+}
+
+// verbTook: took LEAST MOST. So much time has passed since the mark. Real time, which a busy
+// machine spends on other things, is not looked at.
+func verbTook(s *stage, a *args) error {
+	least, most := a.duration(), a.duration()
+	if took := time.Since(s.since); a.err == nil && !s.real && (took < least || took > most) {
+		return fmt.Errorf("it took %v", took)
+	}
 	return a.err
 }
 

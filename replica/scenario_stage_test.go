@@ -39,6 +39,7 @@ type stage struct {
 	vars   map[string]string
 	begun  map[string]chan error // commands in the background
 	owners *sync.Map             // of generations: what arbiters know
+	since  time.Time             // of mark
 	trace  []string
 	steps  atomic.Int64 // len(trace), for commands that run in the background
 }
@@ -55,7 +56,9 @@ type actor struct {
 	other  standIn           // what plays this node, if no Resource does
 	record sync.WaitGroup
 	faults []func()
-	writer *writer
+
+	writers []*writer
+	leaves  int // how often the script has sent it to StandAlone
 
 	generation metadata.UUID // that gi remembers
 
@@ -211,6 +214,7 @@ func (n *actor) down() error {
 	if n.res == nil {
 		return fmt.Errorf("%s is down", n.name)
 	}
+	n.leaves++
 	err := n.res.Close()
 	n.record.Wait()
 	n.res = nil
@@ -230,8 +234,8 @@ func (s *stage) close() error {
 			f()
 		}
 		n.hold.Release()
-		if n.writer != nil {
-			n.writer.halt.Store(true)
+		for _, w := range n.writers {
+			w.halt.Store(true)
 		}
 	}
 	gone, cancel := context.WithCancel(context.Background())
@@ -243,8 +247,8 @@ func (s *stage) close() error {
 			}
 			n.record.Wait()
 		}
-		if n.writer != nil {
-			n.writer.wg.Wait()
+		for _, w := range n.writers {
+			w.wg.Wait()
 		}
 		if n.disk != nil {
 			errs = append(errs, n.disk.Close())
@@ -254,7 +258,8 @@ func (s *stage) close() error {
 }
 
 // forbidden is what must not happen on the way, unless a script allows it: broken
-// connections, and a StandAlone that nobody asked for.
+// connections. Nor may a node go StandAlone when nobody asked for it ("refused"), or copy
+// everything where the bitmap would do ("full").
 var forbidden = map[string]bool{"BrokenPipe": true, "NetworkFailure": true, "ProtocolError": true, "Timeout": true, "Unconnected": false}
 
 func (s *stage) guard() error {
@@ -268,10 +273,16 @@ func (s *stage) guard() error {
 		n.mu.Lock()
 		events := n.events
 		n.mu.Unlock()
-		broken := 0
+		broken, alone := 0, 0
 		for _, ev := range events {
 			bad := ""
 			switch {
+			case ev.Kind == replica.EventVerdict && ev.Decision != nil && ev.Decision.FullSync:
+				bad = "full"
+			case ev.Kind == replica.EventState && ev.Volume == 0 && ev.New.Conn == protocol.StandAlone && ev.Old.Conn != protocol.StandAlone:
+				if alone++; alone > n.leaves && !s.allow["refused"] {
+					return fmt.Errorf("%s goes StandAlone: %v", n.name, ev)
+				}
 			case ev.Kind == replica.EventState && ev.Old.Conn != ev.New.Conn:
 				// Before the peer has said a word no connection breaks that counts: the
 				// emulated network of a kernel accepts for it, and finds out later.
@@ -351,13 +362,28 @@ var fields = map[string]func(protocol.State) string{
 
 // counters of a volume, by name.
 var counters = map[string]func(replica.VolumeStatus) int64{
-	"oos":     func(v replica.VolumeStatus) int64 { return v.OutOfSync },
-	"pending": func(v replica.VolumeStatus) int64 { return int64(v.Pending) },
-	"unacked": func(v replica.VolumeStatus) int64 { return int64(v.Unacked) },
-	"local":   func(v replica.VolumeStatus) int64 { return int64(v.LocalPending) },
-	"app":     func(v replica.VolumeStatus) int64 { return int64(v.AppPending) },
-	"hung":    func(v replica.VolumeStatus) int64 { return int64(v.Hung) },
-	"size":    func(v replica.VolumeStatus) int64 { return v.Size },
+	"oos":      func(v replica.VolumeStatus) int64 { return v.OutOfSync },
+	"pending":  func(v replica.VolumeStatus) int64 { return int64(v.Pending) },
+	"unacked":  func(v replica.VolumeStatus) int64 { return int64(v.Unacked) },
+	"local":    func(v replica.VolumeStatus) int64 { return int64(v.LocalPending) },
+	"app":      func(v replica.VolumeStatus) int64 { return int64(v.AppPending) },
+	"hung":     func(v replica.VolumeStatus) int64 { return int64(v.Hung) },
+	"size":     func(v replica.VolumeStatus) int64 { return v.Size },
+	"sent":     func(v replica.VolumeStatus) int64 { return v.Sent },
+	"received": func(v replica.VolumeStatus) int64 { return v.Received },
+	"read":     func(v replica.VolumeStatus) int64 { return v.Read },
+	"written":  func(v replica.VolumeStatus) int64 { return v.Written },
+	"al":       func(v replica.VolumeStatus) int64 { return int64(v.ALWrites) },
+	"bm":       func(v replica.VolumeStatus) int64 { return int64(v.BitmapWrites) },
+	"done":     func(v replica.VolumeStatus) int64 { return percentDone(v) },
+}
+
+// percentDone is how much of a resync or verify is done, 100 when there is none.
+func percentDone(v replica.VolumeStatus) int64 {
+	if v.Resync == nil {
+		return 100
+	}
+	return int64(v.Resync.Percent())
 }
 
 var condition = regexp.MustCompile(`^(\w+)(<=|>=|!=|=|<|>)(.+)$`)
@@ -418,13 +444,24 @@ func (s *stage) same() error {
 	if err != nil {
 		return err
 	}
-	for i := 0; i < len(p); i += 512 {
-		if !bytes.Equal(p[i:i+512], q[i:i+512]) {
-			return fmt.Errorf("the disks differ at byte %d", i)
-		}
-		if !bytes.Equal(p[i:i+512], s.model[i:i+512]) {
-			return fmt.Errorf("the disks are equal, but hold at byte %d what nobody wrote last", i)
-		}
+	if i := firstDifference(p, q); i >= 0 {
+		return fmt.Errorf("the disks differ at byte %d", i)
+	}
+	if i := firstDifference(p, s.model); i >= 0 {
+		return fmt.Errorf("the disks are equal, but hold at byte %d what nobody wrote last", i)
 	}
 	return nil
+}
+
+// firstDifference is the first sector that differs, or -1.
+func firstDifference(a, b []byte) int {
+	if bytes.Equal(a, b) {
+		return -1
+	}
+	for i := 0; i < min(len(a), len(b)); i += 512 {
+		if !bytes.Equal(a[i:min(i+512, len(a))], b[i:min(i+512, len(b))]) {
+			return i
+		}
+	}
+	return min(len(a), len(b))
 }

@@ -60,7 +60,7 @@ func init() {
 		"delay":   verbDelay, "bandwidth": verbBandwidth, "hold": verbHold, "release": verbRelease,
 		"create-md": verbCreateMD,
 		"fault":     verbFault, "freeze": verbFreeze, "mend": verbMend, "slow": verbSlow,
-		"sleep": verbSleep, "ours": verbOurs,
+		"sleep": verbSleep, "took": verbTook, "ours": verbOurs,
 		"allow": func(s *stage, a *args) error {
 			for _, w := range a.rest() {
 				s.allow[w] = true
@@ -161,6 +161,7 @@ func verbCrash(s *stage, a *args) error {
 	if n.res == nil {
 		return fmt.Errorf("%s is down", n.name)
 	}
+	n.leaves++
 	remove := n.disk.Inject(blockdev.Fault{Err: blockdev.ErrPowerLost})
 	s.net.cut()
 	gone, cancel := context.WithCancel(context.Background())
@@ -190,6 +191,7 @@ func verbConnect(s *stage, a *args) error {
 
 func verbDisconnect(s *stage, a *args) error {
 	n := s.node(a)
+	n.leaves++
 	if a.flag("force") {
 		return n.res.Disconnect(s.ctx, replica.Force())
 	}
@@ -307,18 +309,16 @@ type writer struct {
 	n    int
 }
 
-// verbWriter: writer NODE FROM TO LENGTH PAUSE. Writes there at random until stop.
+// verbWriter: writer NODE FROM TO LENGTH PAUSE. Writes there at random until stop. Several
+// of them run side by side, each in a place of its own.
 func verbWriter(s *stage, a *args) error {
 	n := s.node(a)
 	from, to, length, pause := a.number(), a.number(), a.number(), a.duration()
 	if a.err != nil {
 		return a.err
 	}
-	if n.writer != nil {
-		return errors.New("it writes already")
-	}
 	w := &writer{}
-	n.writer = w
+	n.writers = append(n.writers, w)
 	vol := n.vol()
 	rng := rand.New(rand.NewPCG(uint64(s.steps.Load()), 0))
 	w.wg.Go(func() {
@@ -334,20 +334,25 @@ func verbWriter(s *stage, a *args) error {
 	return nil
 }
 
-// verbStop: stop NODE. Ends the writer, which must have written, without an error.
+// verbStop: stop NODE. Ends its writers, all of which must have written, without an error.
 func verbStop(s *stage, a *args) error {
 	n := s.node(a)
-	w := n.writer
-	if w == nil {
+	writers := n.writers
+	if len(writers) == 0 {
 		return errors.New("it does not write")
 	}
-	n.writer = nil
-	w.halt.Store(true)
-	w.wg.Wait()
-	if w.err == nil && w.n == 0 {
-		return errors.New("it has written nothing")
+	n.writers = nil
+	for _, w := range writers {
+		w.halt.Store(true)
 	}
-	return w.err
+	var errs []error
+	for _, w := range writers {
+		w.wg.Wait()
+		if errs = append(errs, w.err); w.err == nil && w.n == 0 {
+			errs = append(errs, errors.New("it has written nothing"))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // verbBehind: behind NODE OFFSET LENGTH. Changes the disk of a node behind its back.
@@ -453,6 +458,7 @@ func verbVerify(s *stage, a *args) error {
 
 // verbMark: mark. From here on path, not, resync and travelled count.
 func verbMark(s *stage, _ *args) error {
+	s.since = time.Now()
 	for _, n := range s.nodes {
 		n.bytes = s.net.bytes(n.name)
 		if n.other != nil {
@@ -500,16 +506,13 @@ func verbNot(s *stage, a *args) error {
 	return nil
 }
 
-// verbResync: resync NODE BYTES|none. Exactly one resync began since the mark, of so much.
+// verbResync: resync NODE BYTES|<=BYTES|none. Exactly one resync began since the mark, of
+// so much.
 func verbResync(s *stage, a *args) error {
 	n := s.node(a)
-	none := a.flag("none")
-	want := int64(0)
-	if !none {
-		want = a.number()
-	}
-	if a.err != nil {
-		return a.err
+	asked, err := wantedResync(a)
+	if err != nil {
+		return err
 	}
 	var began []int64
 	for range 100 { // the event may be under way
@@ -526,10 +529,23 @@ func verbResync(s *stage, a *args) error {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	if none && len(began) == 0 || !none && len(began) == 1 && began[0] == want {
+	if asked(began) {
 		return nil
 	}
 	return fmt.Errorf("resyncs of %d bytes", began)
+}
+
+// wantedResync reads what resync takes.
+func wantedResync(a *args) (func(began []int64) bool, error) {
+	w := a.next()
+	if w == "none" {
+		return func(began []int64) bool { return len(began) == 0 }, a.err
+	}
+	limit, atMost := strings.CutPrefix(w, "<=")
+	want, err := number(limit)
+	return func(began []int64) bool {
+		return len(began) == 1 && (began[0] == want || atMost && began[0] < want)
+	}, errors.Join(a.err, err)
 }
 
 // verbGI: gi NODE remember | gi NODE new|same | gi NODE equal | gi NODE [no-]FLAG... The
@@ -549,6 +565,9 @@ func verbGI(s *stage, a *args) error {
 		case "same":
 			ok = v.IDs.Current.Equal(n.generation)
 		case "equal":
+			if peer := s.nodes[other(n.name)]; peer.other != nil {
+				return peer.other.perform(s, "gi", &args{words: []string{"equal"}})
+			}
 			ok = v.IDs.Current.Equal(s.nodes[other(n.name)].res.Status().Volumes[0].IDs.Current)
 		default:
 			name, negated := strings.CutPrefix(w, "no-")
