@@ -253,9 +253,13 @@ func (k *kernelPlayer) passed(field string) []string {
 	var list []string
 	for _, line := range k.lab.guest.LogSoFar(k.marked) {
 		for _, m := range stateChange.FindAllStringSubmatch(line, -1) {
-			if m[1] == field {
-				list = append(list, m[3])
+			if m[1] != field {
+				continue
 			}
+			if field == "susp" {
+				m[3] = map[string]string{"0": "false", "1": "true"}[m[3]]
+			}
+			list = append(list, m[3])
 		}
 	}
 	return list

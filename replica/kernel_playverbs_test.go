@@ -353,8 +353,8 @@ func kernelStartWriter(k *kernelPlayer, s *stage, a *args) error {
 		}
 		fmt.Fprintf(&list, " %d:%d", at, p.off)
 	}
-	script := fmt.Sprintf("c=0; while [ ! -e /run/stop ]; do for p in%s; do [ -e /run/stop ] && break; "+
-		"dd if=%s of=%s bs=%d count=1 skip=${p%%:*} seek=${p#*:} conv=notrunc iflag=direct,skip_bytes oflag=direct,seek_bytes status=none || exit 1; c=$((c+1)); done; done; echo $c",
+	script := fmt.Sprintf("c=0; while [ $c = 0 ] || [ ! -e /run/stop ]; do for p in%s; do "+
+		"dd if=%s of=%s bs=%d count=1 skip=${p%%:*} seek=${p#*:} conv=notrunc iflag=direct,skip_bytes oflag=direct,seek_bytes status=none || exit 1; c=$((c+1)); [ -e /run/stop ] && break; done; done; echo $c",
 		&list, k.lab.device(labPattern), playDevice, n)
 	if len(k.writers) == 0 {
 		if _, err := k.lab.guest.Run(k.ctx, "rm -f /run/stop"); err != nil {

@@ -20,7 +20,12 @@ func (s Status) String() string { return ProcDRBD(s) }
 // ProcDRBD writes the state of several resources as /proc/drbd would: all
 // volumes by minor, with an empty line where minors are not consecutive. The
 // second line, in which DRBD names its build, says "blockmirror".
-func ProcDRBD(list ...Status) string {
+//
+// [ProcDRBDAs] has the layouts of older versions.
+func ProcDRBD(list ...Status) string { return ProcDRBDAs(Proc84, list...) }
+
+// byMinor returns all volumes by minor.
+func byMinor(list []Status) []*VolumeStatus {
 	var volumes []*VolumeStatus
 	for i := range list {
 		for j := range list[i].Volumes {
@@ -28,17 +33,7 @@ func ProcDRBD(list ...Status) string {
 		}
 	}
 	slices.SortStableFunc(volumes, func(a, b *VolumeStatus) int { return a.Minor - b.Minor })
-	var b strings.Builder
-	fmt.Fprintf(&b, "version: 8.4.11 (api:1/proto:%d-%d)\nsrcversion: blockmirror\n", protocol.MinVersion, protocol.MaxVersion)
-	next := 0
-	for _, v := range volumes {
-		if v.Minor > next {
-			b.WriteByte('\n')
-		}
-		next = v.Minor + 1
-		v.writeProc(&b)
-	}
-	return b.String()
+	return volumes
 }
 
 // writeProc writes the lines of one volume.
@@ -48,14 +43,7 @@ func (v *VolumeStatus) writeProc(b *strings.Builder) {
 		fmt.Fprintf(b, "%2d: cs:Unconfigured\n", v.Minor)
 		return
 	}
-	letter := " " // StandAlone is: without network configuration
-	if s.Conn != protocol.StandAlone {
-		letter = v.Protocol.String()
-	}
-	wo := v.WriteOrdering
-	if wo == 0 {
-		wo = 'f'
-	}
+	letter, wo := v.procLetters()
 	fmt.Fprintf(b, "%2d: cs:%v ro:%v/%v ds:%v/%v %s %s\n"+
 		"    ns:%d nr:%d dw:%d dr:%d al:%d bm:%d lo:%d pe:%d ua:%d ap:%d ep:%d wo:%c oos:%d\n",
 		v.Minor, s.Conn, s.Role, s.Peer, s.Disk, s.PeerDisk, letter, v.procFlags(),
@@ -64,9 +52,22 @@ func (v *VolumeStatus) writeProc(b *strings.Builder) {
 	switch s.Conn {
 	case protocol.SyncSource, protocol.SyncTarget, protocol.VerifyS, protocol.VerifyT:
 		if v.Resync != nil {
-			v.Resync.writeProc(b, s.Conn)
+			v.Resync.writeProc(b, s.Conn, s.Conn == protocol.SyncTarget || s.Conn == protocol.VerifyS)
 		}
 	}
+}
+
+// procLetters are the protocol, a blank without network configuration, and the write
+// ordering.
+func (v *VolumeStatus) procLetters() (letter string, wo byte) {
+	letter, wo = " ", v.WriteOrdering
+	if v.State.Conn != protocol.StandAlone {
+		letter = v.Protocol.String()
+	}
+	if wo == 0 {
+		wo = 'f'
+	}
+	return letter, wo
 }
 
 // procFlags returns the six flag characters.
@@ -92,8 +93,8 @@ func (v *VolumeStatus) procFlags() string {
 }
 
 // writeProc writes the two progress lines. The arithmetic is DRBD's, with its
-// coarse steps of 4 MiB.
-func (s *ResyncStatus) writeProc(b *strings.Builder, conn protocol.ConnState) {
+// coarse steps of 4 MiB. Who asks for the data also tells the speed it wants.
+func (s *ResyncStatus) writeProc(b *strings.Builder, conn protocol.ConnState, want bool) {
 	total, left := uint64(s.Total)/blockBytes, uint64(s.Left)/blockBytes
 	left, perMille := procProgress(left, total)
 	x := int(perMille / 50)
@@ -112,7 +113,7 @@ func (s *ResyncStatus) writeProc(b *strings.Builder, conn protocol.ConnState) {
 		fmt.Fprintf(b, "(%d/%d)K\n", left*blockBytes>>10, total*blockBytes>>10)
 	}
 	fmt.Fprintf(b, "\tfinish: %s speed: %s (%s)", clockTime(s.Finish), commas(s.Rate>>10), commas(s.Average>>10))
-	if conn == protocol.SyncTarget || conn == protocol.VerifyS {
+	if want {
 		fmt.Fprintf(b, " want: %s", commas(s.Wanted>>10))
 	}
 	b.WriteString(" K/sec")

@@ -115,7 +115,7 @@ func TestProcProgress(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var b strings.Builder
-			tc.s.writeProc(&b, tc.conn)
+			tc.s.writeProc(&b, tc.conn, tc.conn == protocol.SyncTarget || tc.conn == protocol.VerifyS)
 			require.Equal(t, tc.want, b.String())
 		})
 	}

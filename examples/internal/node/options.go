@@ -246,7 +246,10 @@ func orNegative[T ~int | ~int64](n T) T {
 func applyDisk(v *replica.VolumeConfig, o Options) {
 	t := DiskOptions
 	v.Size = t.number(o, "size") * metadata.SectorSize
-	v.ALExtents = int(t.number(o, "al-extents"))
+	v.ALExtents = 0 // sized for the device, which is the SDK's default and not DRBD's
+	if o["al-extents"] != "" {
+		v.ALExtents = int(t.number(o, "al-extents"))
+	}
 	v.NoALUpdates = !t.yes(o, "al-updates")
 	v.NoDiskFlushes = !t.yes(o, "disk-flushes")
 	v.NoDiscardZeroesIfAligned = !t.yes(o, "discard-zeroes-if-aligned")

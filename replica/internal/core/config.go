@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/go-blockmirror/blockmirror/activitylog"
 	"github.com/go-blockmirror/blockmirror/metadata"
 	"github.com/go-blockmirror/blockmirror/protocol"
 )
@@ -43,7 +42,7 @@ type VolumeConfig struct {
 	Number      uint16 // volume number, the same on both nodes
 	Minor       int    // shown in Status only
 	UserSize    uint64 // "size": sectors, 0 for as large as possible
-	ALExtents   int    // "al-extents": 0 for 1237
+	ALExtents   int    // "al-extents": 0 for as many as the volume has, 1237 to 6433
 	NoALUpdates bool   // "al-updates no": no log; after a crash as Primary everything is copied
 	DiskFlushes bool   // "disk-flushes"
 	DetachOnIO  OnIOError
@@ -121,10 +120,6 @@ func (cfg Config) withDefaults() Config {
 		cfg.Peers, cfg.noPeer = []PeerConfig{{}}, true
 	}
 	cfg.Volumes = append([]VolumeConfig(nil), cfg.Volumes...)
-	for i := range cfg.Volumes {
-		v := &cfg.Volumes[i]
-		setDefault(&v.ALExtents, activitylog.DefaultExtents)
-	}
 	return cfg
 }
 

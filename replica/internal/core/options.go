@@ -149,7 +149,7 @@ func (c *Core) SetVolume(cmd *Command, vol int, n VolumeConfig) {
 // was in them. On disk the extents leave the ring with the transactions to come, without
 // anybody looking: so their data and their marks are durable before the first one.
 func (v *volume) resizeAL(cmd *Command) {
-	if err := v.al.log.Resize(v.cfg.ALExtents); err != nil {
+	if err := v.al.log.Resize(v.alExtents()); err != nil {
 		v.c.finish(cmd, fmt.Errorf("%w: al-extents: %w", ErrInUse, err))
 		return
 	}

@@ -243,9 +243,25 @@ func (pd *peerDevice) oosBlocks() uint64 {
 	return pd.bm.Count()
 }
 
+// mostExtents is what a ring of the usual size, 32 KiB, has room for: 25 GiB, which are
+// copied after a crash in about four minutes at the default c-max-rate.
+const mostExtents = 6433
+
+// alExtents is the number of slots that the activity log should have: by default as many
+// as the volume has extents, so that scattered writes never wait for a change of the log,
+// but no fewer than DRBD's and no more than mostExtents. The log itself keeps that within
+// what its ring has room for.
+func (v *volume) alExtents() int {
+	if v.cfg.ALExtents != 0 {
+		return v.cfg.ALExtents
+	}
+	extents := (v.size + activitylog.ExtentSectors - 1) / activitylog.ExtentSectors
+	return int(min(max(extents, activitylog.DefaultExtents), mostExtents))
+}
+
 // newAL makes the activity log of an attached disk, whose ring was initialised.
 func (v *volume) newAL() {
 	g := activitylog.Geometry{Stripes: v.sb.ALStripes, StripeSize4k: v.sb.ALStripeSize4k}
-	v.al = alState{log: activitylog.New(v.cfg.ALExtents, g), block: new([metadata.BlockSize]byte)}
+	v.al = alState{log: activitylog.New(v.alExtents(), g), block: new([metadata.BlockSize]byte)}
 	v.sb.ALExtents = uint32(v.al.log.Extents())
 }
