@@ -100,16 +100,23 @@ type VolumeConfig struct {
 	Size int64
 
 	// ALExtents is how many extents of 4 MiB may be written to at one time
-	// without a metadata write ("al-extents"), 67 to 65534; 0 stands for 1237.
-	// More extents mean fewer metadata writes and a longer resync after a crash.
+	// without a metadata write ("al-extents"), 67 to 65534, but no more than the log on
+	// disk has room for: 6433 in its usual 32 KiB. More extents mean fewer metadata
+	// writes and a longer resync after a crash.
+	//
+	// 0 stands for as many as the volume has, within 1237, which is DRBD's default, and
+	// 6433: @@
+	// DRBD's 1237 are for volumes of up to 5 GiB.
 	ALExtents int
 
 	// NoALUpdates does without the activity log ("al-updates no"): no metadata write
 	// before a write to a new place, and after a crash as Primary everything is
 	// copied (spec: behaviour 5.5).
 	NoALUpdates bool
-	// NoDiskFlushes switches off the flushes at epoch ends ("disk-flushes no").
-	// It is safe only if the disk's write cache survives a power failure.
+	// NoDiskFlushes switches off the flushes at epoch ends ("disk-flushes no"): the
+	// write ordering is "drain" instead of "flush". It is safe only if the disk's write
+	// cache survives a power failure. Of DRBD's other two, "barrier" is gone since
+	// Linux 2.6.36, and "none" is one that its manual warns of (docs/epochs.md).
 	NoDiskFlushes bool
 
 	// OnIOError says what happens when the disk fails ("on-io-error"). The zero

@@ -229,7 +229,13 @@ func (m *mapper) options() {
 		for _, conn := range m.r.Connections {
 			list = append(list, conn.Disk...)
 		}
-		m.section("disk", append(list, volumes[i].Options...))
+		list = append(list, volumes[i].Options...)
+		m.section("disk", list)
+		for _, o := range list {
+			if o.Name == "disk-barrier" && o.Value == "yes" {
+				m.vol.NoDiskFlushes = false // a flush does what the barrier was meant to do
+			}
+		}
 	}
 }
 

@@ -186,6 +186,7 @@ func TestOptions(t *testing.T) {
 		{"disk { size 2048; }", func() { vol.Size = 1 << 20 }},
 		{"disk { on-io-error pass_on; }", func() { vol.OnIOError = replica.PassOn }},
 		{"disk { no-disk-flushes; }", func() { vol.NoDiskFlushes = true }},
+		{"disk { no-disk-flushes; no-disk-barrier; }", func() { vol.NoDiskFlushes = true }},
 		{"disk { resync-after r/3; }", func() { vol.ResyncAfter = &replica.VolumeRef{Resource: "r", Volume: 3} }},
 		{"disk { resync-rate 10M; }", func() { vol.Resync.Rate = 10 << 20 }},
 		{"syncer { rate 10M; }", func() { vol.Resync.Rate = 10 << 20 }},
@@ -204,6 +205,35 @@ func TestOptions(t *testing.T) {
 		require.Equal(t, vol, n.Config.Volumes[0], test.text)
 		require.Equal(t, tcp, n.TCP, test.text)
 		require.Empty(t, n.Problems, test.text)
+	}
+}
+
+// TestWriteOrderingOptions has every combination of the three options that choose a method of
+// write ordering (spec: behaviour 5.6), and what becomes of it.
+func TestWriteOrderingOptions(t *testing.T) {
+	for _, test := range []struct {
+		text    string
+		noFlush bool
+		notes   []string
+	}{
+		{"", false, nil},
+		{"disk-flushes no;", true, nil},
+		{"disk-drain no;", false, []string{"disk-drain"}},
+		{"disk-flushes no; disk-drain no;", true, []string{"disk-drain"}}, // "none" is not there
+		{"disk-barrier yes;", false, []string{"disk-barrier"}},
+		{"disk-barrier yes; disk-flushes no;", false, []string{"disk-barrier"}}, // a flush stands for it
+		{"disk-flushes no; disk-barrier yes;", false, []string{"disk-barrier"}},
+		{"disk-barrier yes; disk-drain no;", false, []string{"disk-barrier", "disk-drain"}},
+		{"disk-barrier yes; disk-flushes no; disk-drain no;", false, []string{"disk-barrier", "disk-drain"}},
+		{"no-disk-barrier; no-disk-flushes; no-disk-drain;", true, []string{"disk-drain"}},
+	} {
+		n, err := node(t, "disk { "+test.text+" }")
+		require.NoError(t, err, test.text)
+		require.Equal(t, test.noFlush, n.Config.Volumes[0].NoDiskFlushes, test.text)
+		require.Len(t, n.Problems, len(test.notes), test.text)
+		for i, name := range test.notes {
+			require.Contains(t, n.Problems[i].String(), name, test.text)
+		}
 	}
 }
 

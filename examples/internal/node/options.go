@@ -251,7 +251,7 @@ func applyDisk(v *replica.VolumeConfig, o Options) {
 		v.ALExtents = int(t.number(o, "al-extents"))
 	}
 	v.NoALUpdates = !t.yes(o, "al-updates")
-	v.NoDiskFlushes = !t.yes(o, "disk-flushes")
+	v.NoDiskFlushes = !t.yes(o, "disk-flushes") && !t.yes(o, "disk-barrier") // flushes stand for barriers
 	v.NoDiscardZeroesIfAligned = !t.yes(o, "discard-zeroes-if-aligned")
 	v.DiskTimeout = t.deciseconds(o, "disk-timeout")
 	v.ReadBalancing, _ = replica.ParseReadBalancing(t.value(o, "read-balancing")) // Check knows the names

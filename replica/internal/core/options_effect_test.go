@@ -37,6 +37,39 @@ func TestMaxEpochSize(t *testing.T) {
 	}
 }
 
+// TestWriteOrdering: with "flush" an epoch is acknowledged, and the next one begins, when the
+// disk has flushed; with "drain" when all its writes are done. With neither before (spec:
+// behaviour 5.6).
+func TestWriteOrdering(t *testing.T) {
+	for method, flushes := range map[byte]bool{'f': true, 'd': false} {
+		d := newDual(t, true, 101)
+		d.v.cfg.DiskFlushes = flushes
+		require.Equal(t, method, d.c.Snapshot().Volumes[0].WO)
+		d.write(0, 8)
+		d.write(64, 72)
+		d.barrier(1)
+		d.write(128, 136)
+		d.sent()
+		ops := d.ops()
+		require.Len(t, ops, 2, "the write of the next epoch waits")
+		d.finish(ops[0])
+		require.Empty(t, d.ops())
+		d.finish(ops[1])
+		if flushes {
+			ops = d.ops()
+			require.Len(t, ops, 1)
+			require.Equal(t, OpFlush, ops[0].Kind)
+			require.NotContains(t, d.sent(), protocol.CmdBarrierAck)
+			d.finish(ops[0])
+		}
+		require.Contains(t, d.sent(), protocol.CmdBarrierAck)
+		ops = d.ops()
+		require.Len(t, ops, 1)
+		require.Equal(t, OpWrite, ops[0].Kind)
+		require.EqualValues(t, 128*512, ops[0].Off)
+	}
+}
+
 // TestUnplugRemote: the hint is taken in every version, and nothing follows: no request
 // waits here to be unplugged (spec: behaviour 10.1, "unplug-watermark").
 func TestUnplugRemote(t *testing.T) {
