@@ -19,14 +19,14 @@ func testOptions() Options {
 		Volume: core.VolumeConfig{DiskFlushes: true}}
 }
 
-func must(t *testing.T, c *Cluster) {
+func must(t testing.TB, c *Cluster) {
 	t.Helper()
 	if c.Err() != nil {
 		t.Fatalf("%v\n%s", c.Err(), c.Trace())
 	}
 }
 
-func (n *Node) mustDo(t *testing.T, what string, run func(*core.Command)) {
+func (n *Node) mustDo(t testing.TB, what string, run func(*core.Command)) {
 	t.Helper()
 	var done bool
 	var got error
@@ -38,7 +38,7 @@ func (n *Node) mustDo(t *testing.T, what string, run func(*core.Command)) {
 	}
 }
 
-func start(t *testing.T, opt Options) *Cluster {
+func start(t testing.TB, opt Options) *Cluster {
 	c := New(1, opt)
 	for _, n := range c.Nodes {
 		n.Boot()

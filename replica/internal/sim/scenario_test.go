@@ -19,17 +19,17 @@ import (
 // scene is a connected pair with what scenarios need.
 type scene struct {
 	*Cluster
-	t    *testing.T
+	t    testing.TB
 	a, b *Node
 }
 
-func newScene(t *testing.T, opt Options) *scene {
+func newScene(t testing.TB, opt Options) *scene {
 	c := start(t, opt)
 	return &scene{Cluster: c, t: t, a: c.Nodes[0], b: c.Nodes[1]}
 }
 
 // skipped is a scene whose initial sync was skipped: both UpToDate.
-func skipped(t *testing.T, opt Options) *scene {
+func skipped(t testing.TB, opt Options) *scene {
 	s := newScene(t, opt)
 	for v := range s.a.disks {
 		s.a.mustDo(t, "skip the initial sync", func(cmd *core.Command) { s.a.core.NewCurrentUUID(cmd, v, true) })
