@@ -3,6 +3,8 @@
 
 package core
 
+import "github.com/go-blockmirror/blockmirror/protocol"
+
 // intervals orders what touches the same blocks of a volume: two entries that
 // overlap, at least one of them a write, run one after the other. The own ones do
 // so in the order in which they arrived; an application write stays from its
@@ -83,9 +85,6 @@ func (l *intervals) blocked(i *interval) bool {
 	if i.req != nil && i.write && (l.v.stopped() || l.v.lettingGo()) {
 		return true // something has to be durable first, or to be known, or I/O is suspended
 	}
-	if i.req != nil && i.write && l.v.heldBack(i) {
-		return true
-	}
 	// Blocks that this node, as Primary and sync target, has asked for are about
 	// to be overwritten: an own write waits until they are here.
 	if i.write && i.req != nil {
@@ -121,9 +120,11 @@ func (i *interval) yields(o *interval, before bool) bool {
 		}
 		return before || o.peer != nil
 	}
-	if peerRead && o.req != nil {
-		// A read for the peer wants what is on the disk. An own write that is
-		// there and waits for the peer was sent, too: the peer gets it first.
+	if peerRead && o.req != nil && i.peer.cmd != protocol.CmdDataRequest {
+		// A block of a resync is what is on the disk. An own write that is there and
+		// waits for the peer was sent, too: the peer gets it first. But what an
+		// application there has read must not be gone if this node crashes now, nor
+		// be hidden behind the write if that waits for its turn there.
 		return o.req.local == partPending || o.req.lost || o.req.mayRetry && o.req.net == partPending
 	}
 	return true

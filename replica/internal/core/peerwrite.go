@@ -95,7 +95,10 @@ func (pd *peerDevice) receiveWrite(h protocol.Header, body []byte, payload *Buff
 		return err
 	}
 	q := v.c.newPeerReq(pd, h.Command, d.Sector, size, d.ID)
-	q.flags, q.buf = d.Flags, payload
+	q.flags, q.buf, q.round = d.Flags, payload, pd.resync.round
+	if !inSyncRange(pd.conn) {
+		q.flags &^= protocol.DPMaySetInSync // of a resync that is over: what is marked for the next one stays so
+	}
 	q.seq, q.acks = d.Seq, d.Seq-1-pd.writesSeen
 	pd.writesSeen++
 	if pd.disk < protocol.Inconsistent {
@@ -235,7 +238,7 @@ func (q *peerReq) writeDone() {
 			pd.ack(protocol.CmdNegAck, q.sector, q.id, q.size)
 		}
 	case !live:
-	case q.flags.Has(protocol.DPMaySetInSync) && inSyncRange(pd.conn):
+	case q.flags.Has(protocol.DPMaySetInSync) && inSyncRange(pd.conn) && q.round == pd.resync.round:
 		pd.setInSync(q.sector, q.size)
 		if q.wantsWriteAck() {
 			pd.ack(protocol.CmdRSWriteAck, q.sector, q.id, q.size)

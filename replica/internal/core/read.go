@@ -15,24 +15,13 @@ import (
 func (r *request) startRead() {
 	local, remote := r.localCan(), r.remoteCan()
 	switch {
-	case local && !(remote && (r.goesToPeer() || r.behind())):
+	case local && !(remote && r.goesToPeer()):
 		r.readLocal()
 	case remote:
 		r.readRemote(r.v.pds[0])
 	default:
 		r.v.c.maybeComplete(r)
 	}
-}
-
-// behind reports whether a write of the other Primary to the same blocks is here and
-// held for its turn. An earlier read that the peer has served may have seen it.
-func (r *request) behind() bool {
-	for h := r.v.pds[0].p.rx.held; h != nil; h = h.next {
-		if !h.reads() && h.pd.v == r.v && h.sector < r.sector+uint64(r.size)/512 && r.sector < h.sector+uint64(h.size)/512 {
-			return true
-		}
-	}
-	return false
 }
 
 // localCan reports whether the own disk has what the request wants. Until the peer's

@@ -134,23 +134,6 @@ func (q *peerReq) mayStart() bool {
 	return q.epoch == q.pd.p.rx.first && q.pd.v.gates == 0 && q.pd.v.coming == 0 && !q.pd.v.sealed && !q.acksDue()
 }
 
-// heldBack reports whether a write of the other Primary to the blocks of an own one is
-// here, waits for its turn, and would win over it. The application here may have read it
-// from the peer already, and writes what comes later.
-func (v *volume) heldBack(i *interval) bool {
-	for _, pd := range v.pds {
-		if pd.p.resolver {
-			continue
-		}
-		for h := pd.p.rx.held; h != nil; h = h.next {
-			if h.pd == pd && !h.reads() && h.sector < i.to && i.from < h.sector+uint64(h.size)/512 {
-				return true
-			}
-		}
-	}
-	return false
-}
-
 // startRead begins a read of the peer, or holds it behind a write to the same blocks
 // that is held: the peer sent that first, and with protocol A and B may have told its
 // application that it is done.
@@ -168,7 +151,7 @@ func (x *rxEpochs) startRead(q *peerReq) {
 
 // releaseHeld begins what is held and whose turn has come.
 func (p *peer) releaseHeld() {
-	x, first := &p.rx, p.rx.held
+	x := &p.rx
 	for q := x.held; q != nil && (q.reads() || q.mayStart()); q = x.held {
 		x.held = q.next
 		if x.held == nil {
@@ -180,17 +163,6 @@ func (p *peer) releaseHeld() {
 		} else {
 			q.admitWrite()
 		}
-	}
-	if x.held != first {
-		p.wakeOwn()
-	}
-}
-
-// wakeOwn starts own requests that waited for a write which has lost a conflict, or has
-// been dropped. What waits for one that has begun is woken by its end.
-func (p *peer) wakeOwn() {
-	for _, pd := range p.pds {
-		pd.v.active.wake()
 	}
 }
 
@@ -295,5 +267,4 @@ func (x *rxEpochs) abandon(p *peer) {
 		q.release()
 		q = next
 	}
-	p.wakeOwn()
 }

@@ -218,6 +218,20 @@ func (v *volume) beginGeneration(b metadata.Birth) {
 	}
 	v.logf(LogInfo, "new current UUID: %s", v.ids)
 	v.gateSuper()
+	v.tellAnew()
+}
+
+// tellAnew ends a handshake that a generation has begun in the middle of, as I/O was
+// resumed: the peer was told the one before, and would take it over from a resync.
+func (v *volume) tellAnew() {
+	pd := v.pds[0]
+	if p, gen := pd.p, pd.p.gen; pd.stateSent && pd.conn == protocol.WFReportParams {
+		v.c.when(func() bool { return true }, func() {
+			if p.gen == gen {
+				p.meetAgain("a new generation in the middle of a handshake")
+			}
+		})
+	}
 }
 
 // skipInitialSync clears the bitmap, on disk before the superblock that says the

@@ -106,13 +106,16 @@ func TestDual(t *testing.T) {
 // TestDualFound plays the seeds that have found something.
 func TestDualFound(t *testing.T) {
 	for _, seed := range []uint64{
-		655,  // a write that was held while the disk was attached reached the peer alone
-		697,  // a read that waited while the disk was attached did not wait for the peer's bitmap
-		876,  // a write was refused by a node that had no disk, and was not marked when it had one again
-		1373, // a Primary attached its disk beside a peer without one, and began no generation
-		4381, // a read here came before a write of the peer that a read from the peer had seen, and that was held
-		6072, // a resync by command was decided anew when the peer's promotion was told
-		7032, // a disk failed while it was detached, and the next one took no write of the peer
+		655,   // a write that was held while the disk was attached reached the peer alone
+		697,   // a read that waited while the disk was attached did not wait for the peer's bitmap
+		876,   // a write was refused by a node that had no disk, and was not marked when it had one again
+		1373,  // a Primary attached its disk beside a peer without one, and began no generation
+		4381,  // a read here came before a write of the peer that a read from the peer had seen, and that was held
+		6072,  // a resync by command was decided anew when the peer's promotion was told
+		14232, // a generation began in the middle of a handshake that had told the one before
+		14822, // a write of an earlier resync cleared a mark of the next, on one node
+		15337, // a read that the peer served saw a write that was gone when it crashed
+		7032,  // a disk failed while it was detached, and the next one took no write of the peer
 	} {
 		d := NewDual(seed, dualOptions(seed))
 		require.NoError(t, d.Play(150))

@@ -36,6 +36,8 @@ type Node struct {
 	fuseFn   func()
 	inflight []*core.Op // operations in the hands of the disk, in order
 	buffers  int        // of the bounded pool, in use
+
+	powerFailures int // so far
 }
 
 // Get implements core.Allocator: a bounded pool.
@@ -134,6 +136,9 @@ func (n *Node) Crash(power bool) {
 		}
 	}
 	n.inflight = nil
+	if power {
+		n.powerFailures++
+	}
 	for i, d := range n.disks {
 		if power {
 			d.Crash(n.c.rng)

@@ -12,12 +12,14 @@ import (
 
 // alone is the oracle for writes that only one node has. When one is acknowledged, the
 // generation that it belongs to is durable, and the other node does not know it. Else
-// that one could go on from here, too, and nobody would see that the two diverge.
-func (r *Run) alone(n *Node, vol int, w *write) {
+// that one could go on from here, too, and nobody would see that the two diverge. Of the
+// power failures of the other node, lost says whether there was one meanwhile: without a
+// disk here its cache held the only copy, which it had acknowledged, and nobody has it now.
+func (r *Run) alone(n *Node, vol int, w *write, lost bool) {
 	st, up := n.State(vol)
 	other := r.other(n)
 	if !up || st.Conn >= protocol.Connected && st.PeerDisk >= protocol.Inconsistent ||
-		w.on(other.disks[vol]) || !other.mayGoOn(vol) {
+		w.on(other.disks[vol]) || !other.mayGoOn(vol) || lost && st.Disk <= protocol.Failed {
 		return
 	}
 	mine, theirs := durableGeneration(n.metas[vol], r.cfg.External).Identity(), other.generations(vol).Current.Identity()

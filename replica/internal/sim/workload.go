@@ -50,6 +50,8 @@ func (r *Run) submit(n *Node, vol int, from, length uint64, kind core.IOKind, fu
 	}
 	io := &core.IO{Kind: kind, Volume: vol, Off: int64(from) * sectorBytes, Len: int64(length) * sectorBytes, Buf: data, FUA: fua}
 	r.tracef("%d write %d: volume %d, sectors %d to %d, zero %v, fua %v", n.idx, w.id, vol, w.from, w.to, w.zero, fua)
+	other := r.other(n)
+	failures := other.powerFailures
 	n.IO(io, func(err error) {
 		r.tracef("%d write %d: %v", n.idx, w.id, err)
 		if _, live := book.live[w]; !live || n.boot != boot {
@@ -62,7 +64,7 @@ func (r *Run) submit(n *Node, vol int, from, length uint64, kind core.IOKind, fu
 			}
 		} else {
 			book.done(w)
-			r.alone(n, vol, w)
+			r.alone(n, vol, w, other.powerFailures != failures)
 			if vol == 0 {
 				r.reads.answered(w, r.now)
 			}
