@@ -182,7 +182,7 @@ func (pd *peerDevice) askSizes(cmd *Command, clean bool) {
 	c.when(func() bool { return !pd.resizing || pd.p.gen != gen || !pd.p.alive() || cmd.finished }, func() {
 		err := error(nil)
 		if pd.resizing {
-			err = fmt.Errorf("resize: %w: the nodes agree on the size when they connect again", ErrConnectionLost)
+			err = fmt.Errorf("resize: %w: the peer may have taken the size; if the nodes refuse each other now, resize the one that has not", ErrConnectionLost)
 		}
 		pd.resizing = false
 		pd.v.finishResize(cmd, err)

@@ -103,6 +103,7 @@ func allActions() []action {
 		// Chosen by Plan: see changeOptions.
 		{"net-options", 0, 0, (*Run).netOptions},
 		{"disk-options", 0, 0, (*Run).diskOptions},
+		{"resize", 0, 0, (*Run).resize},
 	}
 }
 

@@ -63,6 +63,9 @@ func (d *Disk) Size() int64 { return d.size }
 func (d *Disk) Grow(n int64, fill byte) {
 	old := d.size
 	d.size += n
+	if d.garble == old/sectorBytes { // it has no metadata
+		d.garble = d.size / sectorBytes
+	}
 	d.durable.grow(n)
 	d.current.grow(n)
 	if fill != 0 {

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 )
 
@@ -21,7 +22,10 @@ type ledger struct {
 	soft  map[uint64][]*write        // sector -> acknowledged since the last flush, behind what held before
 	past  map[uint64][]*write        // sector -> every write, in the order of submission
 	live  map[*write]struct{}
+	end   uint64 // the smallest size that was asked for: sectors behind it promise nothing
 }
+
+const noEnd = math.MaxUint64
 
 type write struct {
 	id       uint64
@@ -44,7 +48,7 @@ func (w *write) content() uint64 {
 
 func newLedger(ids *uint64) *ledger {
 	return &ledger{ids: ids, acked: map[uint64]*write{}, maybe: map[uint64]map[*write]bool{}, soft: map[uint64][]*write{},
-		past: map[uint64][]*write{}, live: map[*write]struct{}{}}
+		past: map[uint64][]*write{}, live: map[*write]struct{}{}, end: noEnd}
 }
 
 // begin notes a write and returns its data.
@@ -198,6 +202,9 @@ func (o *ledger) crashed(lost bool, reads *readHistory) {
 
 // holds says whether a sector may hold what it does.
 func (o *ledger) holds(sector uint64, b []byte) error {
+	if sector >= o.end {
+		return nil
+	}
 	id, err := idOf(b, sector)
 	if err != nil || o.acked[sector].content() == id {
 		return err
@@ -243,6 +250,9 @@ func (o *ledger) inOrder(d *Disk) error {
 	horizon, by := uint64(0), uint64(0)
 	held := map[uint64]uint64{}
 	for _, s := range slices.Sorted(maps.Keys(o.past)) {
+		if s >= o.end {
+			break
+		}
 		id, err := idOf(d.current.at(int64(s)*sectorBytes, sectorBytes), s)
 		if err != nil {
 			continue // a write that was under way when the power failed

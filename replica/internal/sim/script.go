@@ -203,6 +203,7 @@ func Plan(seed uint64) Script {
 	s := Script{Seed: seed, Options: planOptions(seed)}
 	s.Actions = drawActions(rng, func(a *action) int { return a.weightIn(s.Options.Reckless) })
 	changeOptions(&s)
+	changeSizes(&s)
 	return s
 }
 
@@ -247,6 +248,17 @@ func changeOptions(s *Script) {
 		if rng.IntN(3) == 0 {
 			a.Name = "disk-options"
 		}
+	}
+}
+
+// changeSizes lets administrators change sizes in one run of six.
+func changeSizes(s *Script) {
+	rng := rand.New(rand.NewPCG(s.Seed, 0x73697a65))
+	if rng.IntN(6) > 0 {
+		return
+	}
+	for range 2 + rng.IntN(6) {
+		s.Actions[rng.IntN(len(s.Actions))].Name = "resize"
 	}
 }
 

@@ -55,6 +55,11 @@ func (r *Run) settle() {
 	}
 	r.look(0)
 	r.equal()
+	for v := range r.books {
+		if a, b := r.Nodes[0].core.Size(v), r.Nodes[1].core.Size(v); a != b {
+			r.failf("volume %d has %d sectors on node 0 and %d on node 1", v, a, b)
+		}
+	}
 	if r.cfg.Reckless || r.unproved {
 		return
 	}
@@ -117,6 +122,7 @@ func (r *Run) operate(since time.Duration) {
 		}
 		if st.Conn == protocol.StandAlone && since > 20*time.Second {
 			r.adjust(n)
+			r.unsize()
 		}
 		if st.Conn == protocol.StandAlone && !r.stuck(since) {
 			r.try(n, "connect", func(c *core.Command) { n.core.Connect(c, 0, core.ConnectOptions{}) })
