@@ -26,6 +26,7 @@ func (pd *peerDevice) receiveRequest(cmd protocol.Command, b protocol.BlockReque
 		return nil
 	}
 	q := v.c.newPeerReq(pd, cmd, b.Sector, b.Size, b.ID)
+	q.round = pd.resync.round
 	if cmd == protocol.CmdCsumRSRequest {
 		q.digest, q.want = pd.p.csumsAlg, append([]byte(nil), b.Digest...)
 	}
@@ -130,6 +131,12 @@ func peerReadDone(_ *Core, o *Op) {
 	q.readDone(o.Err != nil)
 }
 
+// late reports whether the resync that wants this was given up: nobody waits for it.
+func (q *peerReq) late() bool {
+	pd := q.pd
+	return isResyncRequest(q.cmd) && !pd.cancels(q.cmd) && (!pd.resync.running || q.round != pd.resync.round)
+}
+
 // readDone sends the data. The blocks are given free only then: a write that comes
 // now goes out after it.
 func (q *peerReq) readDone(failed bool) {
@@ -150,6 +157,8 @@ func (q *peerReq) readDone(failed bool) {
 	q.buf = nil
 	switch {
 	case !pd.p.alive():
+		buf.Release()
+	case q.late():
 		buf.Release()
 	case failed || pd.cancels(q.cmd):
 		buf.Release()
