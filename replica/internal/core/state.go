@@ -39,6 +39,9 @@ func (pd *peerDevice) prepare(s protocol.State) (out protocol.State, abort bool)
 	if s.Conn < protocol.Connected && s.Disk == protocol.Negotiating { // S4
 		if v := pd.v; s.Role != protocol.Primary || v.exposed.Equal(v.ids.Current) && !v.peerBears && !v.lacks(v.ids.Current) {
 			s.Disk = pd.v.negotiated
+			if s.Role != protocol.Primary && pd.peerWentOn() {
+				s.Disk = min(s.Disk, protocol.Outdated)
+			}
 		} else {
 			// A Primary has shown other data to its users. DRBD drops the disk of
 			// a Secondary, too; there it would only cost an attach.
