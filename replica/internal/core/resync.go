@@ -48,6 +48,7 @@ type resync struct {
 	round    uint64          // counts resyncs
 	// blocksLeft is what is left, if that is not what is out of sync.
 	blocksLeft func() uint64
+	newPart    bool // target: it is about to begin, of what the device grew by; all else is equal
 	grow       bool // the device grew before or while connecting: the new part needs a resync
 }
 
@@ -84,6 +85,9 @@ func (r *resync) requested(from, to uint64) bool {
 // resyncAfter starts, pauses and ends the machinery as the connection state demands.
 func (pd *peerDevice) resyncAfter(o, n protocol.ConnState) {
 	r, v := &pd.resync, pd.v
+	if o == protocol.WFSyncUUID {
+		r.newPart = false
+	}
 	switch {
 	case isResync(n) && !isResync(o):
 		r.start(pd.oosBlocks())
@@ -139,6 +143,7 @@ func (pd *peerDevice) syncNewStorage() {
 		pd.becomeSource()
 		return
 	}
+	pd.resync.newPart = true
 	pd.v.c.change(pd, fact, func(s *protocol.State) { s.Conn = conn })
 	pd.applySyncUUID()
 }

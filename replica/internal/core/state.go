@@ -49,6 +49,9 @@ func (pd *peerDevice) prepare(s protocol.State) (out protocol.State, abort bool)
 		}
 	}
 	s, abort = sanitize(s)
+	if abort && pd.resync.newPart && pd.conn == protocol.WFSyncUUID && s.Disk == protocol.Inconsistent {
+		s.Disk = protocol.UpToDate // what the other node has had since it was Connected is here, too
+	}
 	return suspendIfNew(pd.state(), s, pd.suspendEnv()), abort // S8, S9
 }
 
