@@ -235,7 +235,9 @@ func (pd *peerDevice) receiveUUIDs(q protocol.UUIDs) {
 			pd.p.refuse(fmt.Errorf("%w: it saw generation %s, the peer has %s", ErrDataStale, v.exposed, pd.ids.Current))
 			return
 		}
-		v.exposed, v.peerBears = pd.ids.Current, false
+		if pd.conn < protocol.Connected || pd.disk < protocol.Inconsistent || pd.disk == protocol.UpToDate {
+			v.exposed, v.peerBears = pd.ids.Current, false
+		} // else it tells what it has, with a changed size, and that is not good
 		return
 	}
 	if q.Flags&protocol.UUIDSkipInitialSync != 0 && pd.conn == protocol.Connected &&
