@@ -55,6 +55,24 @@ func (c *closing) apart(primary, leaves *node) {
 
 func (c *closing) fault(f blockdev.Fault) { c.heal = append(c.heal, c.disk.Inject(f)) }
 
+// fill writes more than a link that is congested at 64 KiB takes.
+func (c *closing) fill(n *node) {
+	c.short(func(ctx context.Context) error {
+		for i := range int64(64) {
+			if _, err := n.vol.WriteAtContext(ctx, make([]byte, 4096), i*4096); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// The steps that need protocol A.
+const (
+	closingAhead  = "Ahead"
+	closingBehind = "Behind"
+)
+
 type closingStep struct {
 	name string
 	do   func(c *closing)
@@ -113,6 +131,31 @@ var closingConns = []closingStep{
 		c.short(func(ctx context.Context) error { return c.p.alpha.vol.Invalidate(ctx) })
 		c.short(func(ctx context.Context) error { return c.p.alpha.vol.PauseSync(ctx) })
 	}},
+	{"VerifyS", func(c *closing) {
+		c.p.start(c.t)
+		c.background(func(ctx context.Context) error { _, err := c.p.alpha.vol.Verify(ctx); return err })
+		c.short(func(ctx context.Context) error { <-ctx.Done(); return nil })
+	}},
+	{"VerifyT", func(c *closing) {
+		c.p.start(c.t)
+		c.background(func(ctx context.Context) error { _, err := c.p.beta.vol.Verify(ctx); return err })
+		c.short(func(ctx context.Context) error { <-ctx.Done(); return nil })
+	}},
+	{closingAhead, func(c *closing) {
+		c.p.start(c.t)
+		c.p.net.Path("alpha", "beta").Stall()
+		c.fill(c.p.alpha)
+	}},
+	{closingBehind, func(c *closing) {
+		c.p.connect(c.t)
+		c.short(func(ctx context.Context) error { return c.p.beta.res.Promote(ctx, Force()) })
+		c.holder.Hold(protocol.CmdSyncUUID)
+		c.p.net.Path("beta", "alpha").SetBandwidth(128 << 10)
+		c.fill(c.p.beta)
+		for range 5 { // what is sent has to arrive
+			c.short(func(ctx context.Context) error { <-ctx.Done(); return nil })
+		}
+	}},
 	{"stalled", func(c *closing) {
 		c.p.start(c.t)
 		c.p.net.Path("alpha", "beta").Stall()
@@ -147,6 +190,11 @@ var closingDisks = []closingStep{
 		c.fault(blockdev.Fault{Kinds: []blockdev.OpKind{blockdev.OpWrite}, Hang: true})
 		c.background(func(context.Context) error { _, err := c.p.alpha.vol.WriteAt(make([]byte, 512), 0); return err })
 		c.background(func(ctx context.Context) error { return c.p.alpha.vol.Detach(ctx, Force()) })
+	}},
+	{"Negotiating", func(c *closing) {
+		c.short(func(ctx context.Context) error { return c.p.alpha.vol.Detach(ctx) })
+		c.holder.Hold(protocol.CmdUUIDs, protocol.CmdState)
+		c.background(func(ctx context.Context) error { return c.p.alpha.vol.Attach(ctx, Disk{}) })
 	}},
 	{"Attaching, hung", func(c *closing) {
 		c.short(func(ctx context.Context) error { return c.p.alpha.vol.Detach(ctx) })
@@ -213,10 +261,11 @@ func TestCloseReturns(t *testing.T) {
 	}
 	for _, want := range []protocol.ConnState{protocol.StandAlone, protocol.WFConnection, protocol.WFReportParams, protocol.Connected,
 		protocol.WFBitMapS, protocol.WFBitMapT, protocol.WFSyncUUID,
-		protocol.SyncSource, protocol.SyncTarget, protocol.PausedSyncS, protocol.PausedSyncT} {
+		protocol.SyncSource, protocol.SyncTarget, protocol.PausedSyncS, protocol.PausedSyncT,
+		protocol.VerifyS, protocol.VerifyT, protocol.Ahead, protocol.Behind} {
 		require.True(t, seen[want], "no case reached %v", want)
 	}
-	for _, want := range []protocol.DiskState{protocol.Diskless, protocol.Attaching, protocol.Failed, protocol.Inconsistent, protocol.UpToDate} {
+	for _, want := range []protocol.DiskState{protocol.Diskless, protocol.Attaching, protocol.Failed, protocol.Negotiating, protocol.Inconsistent, protocol.UpToDate} {
 		require.True(t, disks[want], "no case reached %v", want)
 	}
 	for _, want := range []Suspension{0, SuspendedUser, SuspendedNoData, SuspendedFencing, SuspendedQuorum} {
@@ -229,6 +278,7 @@ func TestCloseReturns(t *testing.T) {
 func closeOne(t *testing.T, name, mode string, steps ...closingStep) Status {
 	const size = 2 << 20
 	until := make(chan struct{})
+	policy := ResourceAndStonith
 	c := &closing{t: t, disk: blockdev.NewFaulty(blockdev.NewMemory(size))}
 	c.p = newPair(t, pairOptions{size: size,
 		disks: func(name string) blockdev.Device {
@@ -243,11 +293,16 @@ func closeOne(t *testing.T, name, mode string, steps ...closingStep) Status {
 				cfg.Peers[0].Transport = c.holder
 			}
 			cfg.Volumes[0].Resync = ResyncConfig{PlanAhead: -1, Rate: 4 << 10}
+			cfg.Peers[0].VerifyAlg = "crc32c"
 			cfg.OnNoData = NoDataSuspend
+			if steps[0].name == closingAhead || steps[0].name == closingBehind {
+				cfg.Peers[0].Protocol, cfg.Peers[0].OnCongestion, cfg.Peers[0].CongestionFill = protocol.A, PullAhead, 64<<10
+				policy = ResourceOnly // stonith goes without protocol A
+			}
 			if mode == "arbiter" {
 				cfg.Arbiter = hangingArbiter{until}
 			} else {
-				cfg.Volumes[0].Fencing, cfg.Fencer = ResourceAndStonith, hangingFencer{until}
+				cfg.Volumes[0].Fencing, cfg.Fencer = policy, hangingFencer{until}
 			}
 		}})
 	c.p.alpha.mayFail, c.p.beta.mayFail = true, true

@@ -288,7 +288,9 @@ func (k *kernelPlayer) holds(m kerneldrbd.Minor, conditions []string) (bool, err
 	values := map[string]string{"conn": m.Conn, "role": m.Role, "peer": m.Peer, "disk": m.Disk, "pdsk": m.PeerDisk,
 		"susp": strconv.FormatBool(strings.HasPrefix(m.Flags, "s"))}
 	counts := map[string]int64{"oos": m.OutOfSync(), "pending": m.Counters["pe"], "unacked": m.Counters["ua"], "local": m.Counters["lo"], "app": m.Counters["ap"],
-		"hung": 0} // it does not count what its disk has not answered
+		"sent": m.Counters["ns"] << 10, "received": m.Counters["nr"] << 10, "written": m.Counters["dw"] << 10, "read": m.Counters["dr"] << 10,
+		"al": m.Counters["al"], "bm": m.Counters["bm"],
+		"hung": 0, "ap-in-flight": 0, "rs-in-flight": 0} // it does not tell
 	all := true
 	for _, c := range conditions {
 		p := condition.FindStringSubmatch(c)

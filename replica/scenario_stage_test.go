@@ -386,7 +386,7 @@ func percentDone(v replica.VolumeStatus) int64 {
 	return int64(v.Resync.Percent())
 }
 
-var condition = regexp.MustCompile(`^(\w+)(<=|>=|!=|=|<|>)(.+)$`)
+var condition = regexp.MustCompile(`^([\w-]+)(<=|>=|!=|=|<|>)(.+)$`)
 
 // holds reports whether a node satisfies all conditions, as conn=Connected oos=4K.
 // Alternatives are separated by |.
@@ -394,7 +394,8 @@ func (n *actor) holds(conditions []string) (bool, error) {
 	if n.res == nil {
 		return false, fmt.Errorf("%s is down", n.name)
 	}
-	v := n.res.Status().Volumes[0]
+	st := n.res.Status()
+	v, p := st.Volumes[0], st.Peers[0]
 	all := true
 	for _, c := range conditions {
 		m := condition.FindStringSubmatch(c)
@@ -407,7 +408,12 @@ func (n *actor) holds(conditions []string) (bool, error) {
 			continue
 		}
 		count := counters[m[1]]
-		if count == nil {
+		switch {
+		case m[1] == "ap-in-flight":
+			count = func(replica.VolumeStatus) int64 { return p.InFlight }
+		case m[1] == "rs-in-flight":
+			count = func(replica.VolumeStatus) int64 { return p.ResyncInFlight }
+		case count == nil:
 			return false, fmt.Errorf("%q is neither a state nor a counter", m[1])
 		}
 		want, err := number(m[3])

@@ -36,6 +36,9 @@ type PeerStatus struct {
 	Features protocol.Features  // agreed
 	Resolver bool               // this node breaks ties, and loses them (spec: behaviour 1.1)
 	InFlight int64              // bytes of application writes sent and not yet acknowledged
+	// ResyncInFlight is how many bytes this node, as the target of resyncs, has asked for
+	// and not yet received: rs-in-flight of DRBD 9.
+	ResyncInFlight int64
 	// Local and Remote name the two ends while there is a connection.
 	Local, Remote string
 	// StandAloneReason says why the last connection ended in StandAlone, if
@@ -145,7 +148,7 @@ func statusOf(snap *core.Snapshot) Status {
 		epochs = max(epochs, p.Epochs)
 		st.Peers = append(st.Peers, PeerStatus{
 			Name: p.Name, Conn: p.Conn, Version: p.Version, Features: p.Features,
-			Resolver: p.Resolver, InFlight: int64(p.APInFlight),
+			Resolver: p.Resolver, InFlight: int64(p.APInFlight), ResyncInFlight: int64(p.RSInFlight),
 		})
 	}
 	for i := range snap.Volumes {

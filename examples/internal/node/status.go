@@ -208,7 +208,7 @@ func (r *Resource) connStat(c *Net, st *replica.Status) ConnStat {
 	conn := protocol.StandAlone
 	if len(st.Peers) > 0 {
 		conn = st.Peers[0].Conn
-		out.APInFlight = st.Peers[0].InFlight >> 10
+		out.APInFlight, out.RSInFlight = st.Peers[0].InFlight>>10, st.Peers[0].ResyncInFlight>>10
 	}
 	out.ConnectionState = connectionState(conn)
 	out.Paths = []Path{{host(c.Local), host(c.Remote), conn >= protocol.WFReportParams}}

@@ -28,6 +28,7 @@ type PeerSnapshot struct {
 	Features   protocol.Features
 	Resolver   bool
 	APInFlight uint64 // bytes of application writes sent and not yet acknowledged
+	RSInFlight uint64 // bytes that a resync asked for and that have not come
 	Epochs     int
 }
 
@@ -86,6 +87,7 @@ func (c *Core) Snapshot() Snapshot {
 			Features: p.session.Features, Resolver: p.resolver, Epochs: p.tx.n + 1}
 		for _, pd := range p.pds {
 			ps.APInFlight += pd.flight * 512
+			ps.RSInFlight += pd.resync.inFlight * 512
 		}
 		s.Peers = append(s.Peers, ps)
 	}
