@@ -18,7 +18,7 @@ var (
 	scripted  = regexp.MustCompile(`^(s\d\d|trap\d\d)-`)
 	codeSpan  = regexp.MustCompile("`([^`]+)`")
 	rowKernel = regexp.MustCompile(`\| ([A-Za-z0-9,' -]*) \|$`)
-	matrixRow = regexp.MustCompile(`(?m)^\| ([A-Z][A-Za-z]+|s\d\d-[A-Za-z0-9-]+) \|.*\| pass`)
+	matrixRow = regexp.MustCompile(`(?m)^\| ([A-Z][A-Za-z]+|[a-z][a-z0-9]*-[A-Za-z0-9-]+) \|.*\| pass`)
 )
 
 // TestCoverageTable holds docs/behaviour.md to the house: each file, test and scenario
