@@ -41,13 +41,6 @@ func FeedAfterAttach(own GenerationIDs) Feed {
 	return Feed{open: open, share: open}
 }
 
-// FeedAfterAttachMarked is FeedAfterAttach of a node whose bitmap has marks. Then the
-// target has not finished; but it shares the current identifier if both had it before
-// the resync, after a crash or by invalidate, and the name of the resync never reached it.
-func FeedAfterAttachMarked(own GenerationIDs) Feed {
-	return Feed{open: own.isSyncUUID(), share: own.namedByCurrent()}
-}
-
 // PingReceived is the memory after the peer's P_PING arrived; outOfSync is the number
 // of blocks that are out of sync at that moment. A target finishes only after such a
 // ping was answered that it sent with nothing left to fetch (spec: behaviour 6.2), so

@@ -52,13 +52,8 @@ func (g GenerationIDs) isSyncUUID() bool {
 	if b.reserved() {
 		return false
 	}
-	return b.Equal(g.History[0]+SyncUUIDStep) && !g.History[0].reserved() || g.namedByCurrent()
-}
-
-// namedByCurrent reports whether SyncUUID made the bitmap identifier of the current one,
-// as there was no other.
-func (g GenerationIDs) namedByCurrent() bool {
-	return !g.Bitmap.reserved() && (g.Bitmap & syncUUIDLow).Equal(g.Current&syncUUIDLow)
+	return b.Equal(g.History[0]+SyncUUIDStep) && !g.History[0].reserved() ||
+		(b & syncUUIDLow).Equal(g.Current&syncUUIDLow)
 }
 
 // RebaseFor is done before BecomeSource if every block is going to be copied, once all

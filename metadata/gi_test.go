@@ -261,15 +261,6 @@ func TestFeed(t *testing.T) {
 	initial, _ := gi(0xc0, 4, 0, 0).BecomeSource(0x77 << 56)
 	require.True(t, FeedAfterAttach(initial).PeerMayShare())
 	require.False(t, FeedAfterAttach(feeding.Begin(BirthBeside, 0xd0, true)).PeerMayShare(), "once is enough")
-
-	require.False(t, FeedAfterAttachMarked(gi(0xc0, 0, 0, 0)).PeerMayShare())
-	require.False(t, FeedAfterAttachMarked(feeding).PeerMayShare(), "it cannot have finished, and had another before")
-	require.True(t, FeedAfterAttachMarked(feeding).PingReceived(0).PeerMayShare())
-	equal, _ := gi(0xc0, 0, 0, 0).BecomeSource(0x77 << 56)
-	require.True(t, FeedAfterAttachMarked(equal).PeerMayShare(), "the name may not have reached it")
-	again, _ := equal.BecomeSource(0x78 << 56)
-	require.True(t, FeedAfterAttachMarked(again).PeerMayShare())
-	require.False(t, FeedAfterAttachMarked(equal.Begin(BirthBeside, 0xd0, true)).PeerMayShare(), "once is enough")
 }
 
 func TestRebaseFor(t *testing.T) {

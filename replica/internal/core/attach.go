@@ -19,7 +19,6 @@ type DiskImage struct {
 	Super      metadata.Superblock
 	Layout     metadata.Layout
 	Bitmap     *bitmap.Bitmap // out-of-sync blocks, with the activity log applied; nil if the disk was never sized
-	Marked     uint64         // out-of-sync blocks before that
 	Replayed   int            // hot extents that were applied
 	Capacity   uint64         // sectors that the backing device offers
 	Limits     DiskLimits
@@ -55,7 +54,6 @@ func LoadDisk(meta io.ReaderAt, metaBytes int64, loc metadata.Location, dataByte
 	if err := img.Bitmap.Load(meta, layout.BitmapOffset, 0, 1); err != nil {
 		return nil, fmt.Errorf("read the bitmap: %w", err)
 	}
-	img.Marked = img.Bitmap.Count()
 	if sb.Flags&metadata.PrimaryInd != 0 && sb.NeedsApplyAL() {
 		if err := img.replay(meta); err != nil {
 			return nil, err
@@ -224,12 +222,7 @@ func (v *volume) load(img *DiskImage) {
 		v.logf(LogInfo, "applied %d extents of the activity log", img.Replayed)
 	}
 	v.c.event(Event{Kind: EventSize, Volume: v.idx, Bytes: int64(size) * 512})
-	pd.feed = metadata.FeedAfterAttachMarked(v.ids)
-	if img.Marked == 0 || v.crashedPrimary { // the replay after an earlier crash may have set what was clear
-		// A target has finished only after this node had a clean bitmap on disk
-		// (answerPing): with marks there is nothing to fear from it.
-		pd.feed = metadata.FeedAfterAttach(v.ids)
-	}
+	pd.feed = metadata.FeedAfterAttach(v.ids) // marks on disk say nothing: it may have failed before they were removed
 	v.newAL()
 }
 

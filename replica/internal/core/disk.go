@@ -260,9 +260,9 @@ func (v *volume) emptyAL(fn func(error)) {
 	})
 }
 
-// quiet reports that nothing is in flight on the disk or waits for it. Own requests
-// that may not go out now, as the disk is Negotiating or bitmaps are due, which nobody
-// may send any more, can wait until it has gone.
+// quiet reports that nothing is in flight on the disk or waits for it. Own requests whose
+// turn has not come can wait until it has gone: some wait for the end of a handshake, or
+// of a resync, that the peer has given up as it agreed.
 func (v *volume) quiet() bool {
 	return v.opsPending == 0 && v.localPending == 0 && !v.md.dirty && !v.md.writing && !v.bmw.running &&
 		!v.al.writing && len(v.al.waiting) == 0 && v.gates == 0 && !v.active.underWay() && !v.watches()

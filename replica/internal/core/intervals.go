@@ -200,12 +200,11 @@ func (l *intervals) rival(from, to uint64) (meets, inside bool) {
 	return meets, inside
 }
 
-// underWay reports whether there is an entry, other than own requests that wait for the
-// volume's state to change, or for such a one.
+// underWay reports whether there is an entry, other than own requests that wait. Those may
+// wait for what does not happen while the disk leaves.
 func (l *intervals) underWay() bool {
-	stopped := l.v.stopped()
 	for o := l.head; o != nil; o = o.next {
-		if !stopped || !o.waiting || o.req == nil {
+		if !o.waiting || o.req == nil {
 			return true
 		}
 	}

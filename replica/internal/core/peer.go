@@ -162,30 +162,13 @@ func (p *peer) sendPing() {
 	send(p, protocol.MetaStream, protocol.CmdPing, 0, protocol.Empty{})
 }
 
-// answerPing answers at once, with one exception: a sync target pings when it has
-// every block, and on the answer takes over the source's identity. The source's
-// clean bitmap is durable before that, so that after a crash the bitmap tells
-// whether the target may have finished (see metadata.Feed).
+// answerPing answers at once. A sync target pings when it has every block, and on the
+// answer takes over this node's generation (see metadata.Feed).
 func (p *peer) answerPing() {
 	for _, pd := range p.pds {
-		v := pd.v
 		pd.feed = pd.feed.PingReceived(pd.lacking())
-		if isResync(pd.conn) && pd.feed.PeerMayShare() && v.metaUsable() &&
-			(pd.bm.DirtyCount() > 0 || v.bmw.running || v.md.writing) {
-			gen := p.gen
-			v.writeBitmap(nil, func(error) {
-				v.syncSuper(func(error) {
-					if p.gen == gen {
-						p.answerPing()
-					}
-				})
-			})
-			return
-		}
 	}
-	if !p.unread() {
-		send(p, protocol.MetaStream, protocol.CmdPingAck, 0, protocol.Empty{})
-	}
+	send(p, protocol.MetaStream, protocol.CmdPingAck, 0, protocol.Empty{})
 }
 
 func (p *peer) pingAck() {

@@ -133,13 +133,13 @@ func (d *Dual) step() {
 			d.Faults["disconnect"]++
 			d.ask(n, "disconnect", func(c *core.Command) { n.core.Disconnect(c, 0, false) })
 		}
-	case k < 95 && d.alone(other) && n.core != nil && d.conn(n.idx) >= protocol.Connected:
+	case k < 95 && d.alone(other) && n.core != nil && d.conn(n.idx) >= protocol.Connected && !other.disks[0].FailWrites: // else both may go
 		d.Faults["detach"]++
 		d.ask(n, "detach", func(c *core.Command) { n.core.Detach(c, 0, false) })
 	case k < 96 && d.alone(other) && n.core != nil:
 		d.Faults["invalidate"]++
 		d.ask(n, "invalidate", func(c *core.Command) { n.core.Invalidate(c, 0) })
-	case k < 97 && d.secondary(n) && d.alone(other) && d.conn(n.idx) == protocol.Connected:
+	case k < 97 && d.secondary(n) && d.alone(other) && d.conn(n.idx) == protocol.Connected && !d.asked[other.idx]:
 		// A failing flush ends the connection, and with two Primaries that is a split brain.
 		d.Faults["write error"]++
 		n.disks[0].FailWrites = true

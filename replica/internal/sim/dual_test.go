@@ -115,6 +115,7 @@ func TestDualFound(t *testing.T) {
 		14232, // a generation began in the middle of a handshake that had told the one before
 		14822, // a write of an earlier resync cleared a mark of the next, on one node
 		15337, // a read that the peer served saw a write that was gone when it crashed
+		14181, // a detach waited for a write that waited for a block of the resync, which waited for the detach
 		7032,  // a disk failed while it was detached, and the next one took no write of the peer
 	} {
 		d := NewDual(seed, dualOptions(seed))
