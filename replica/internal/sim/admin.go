@@ -30,13 +30,24 @@ func (r *Run) takeOver(a *rand.Rand) {
 	first := a.IntN(2)
 	for i := range 2 {
 		n := r.Nodes[(first+i)%2]
-		if r.writer != nil || !r.pending.over() || !r.complete(n) || r.diverged(n) || a.IntN(4) == 0 {
+		if r.writer != nil || !r.pending.over() || !r.complete(n) || r.diverged(n) || r.doomed(n) || a.IntN(4) == 0 {
 			continue
 		}
 		r.fault("takeover")
 		r.promote(n)
 		return
 	}
+}
+
+// doomed reports whether a disk of a node does not answer, and is about to be given up:
+// what the Primary that has gone had flushed may be in its cache only.
+func (r *Run) doomed(n *Node) bool {
+	for i, d := range n.disks {
+		if r.cfg.Volume.DiskTimeout > 0 && (d.Frozen || n.metas[i].Frozen) {
+			return true
+		}
+	}
+	return false
 }
 
 // hand gives the Primary's role to the other node, if it may have it then.

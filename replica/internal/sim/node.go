@@ -38,6 +38,10 @@ type Node struct {
 	buffers  int        // of the bounded pool, in use
 
 	powerFailures int // so far
+
+	// gaveUp: the disk of a volume was given up while a superblock was written to it, which
+	// nobody knows about any more when the node has crashed: orphan. A bit for each.
+	gaveUp, orphan uint
 }
 
 // Get implements core.Allocator: a bounded pool.
@@ -139,6 +143,7 @@ func (n *Node) Crash(power bool) {
 	if power {
 		n.powerFailures++
 	}
+	n.orphan, n.gaveUp = n.orphan|n.gaveUp, 0
 	for i, d := range n.disks {
 		if power {
 			d.Crash(n.c.rng)
@@ -265,6 +270,11 @@ func (n *Node) effects() {
 			n.Events = append(n.Events, n.eff.Events[i])
 		}
 		n.call(n.eff.Events[i].Call, boot)
+	}
+	for _, o := range n.eff.Abandoned {
+		if o.Meta && o.Kind == core.OpWrite {
+			n.gaveUp |= 1 << o.Volume
+		}
 	}
 	for _, o := range n.eff.Ops {
 		if n.burn() {

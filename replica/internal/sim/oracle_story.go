@@ -142,7 +142,18 @@ func (s *story) verdict(n *Node, vol int, d *metadata.Decision) {
 	if bad != "" {
 		r.failf("node %d, volume %d: %s, but %s: own %v, peer %v", n.idx, vol, d.Sentence(), bad, d.Verdict.Own, d.Verdict.Peer)
 	}
-	if !r.cfg.Reckless && d.Verdict.Outcome == metadata.SplitBrain {
+	split := d.Verdict.Outcome == metadata.SplitBrain
+	switch a, b := r.Nodes[0], r.Nodes[1]; {
+	case !split || r.cfg.Reckless:
+		a.orphan, b.orphan = a.orphan&^(1<<vol), b.orphan&^(1<<vol)
+	case (a.orphan|b.orphan)>>vol&1 != 0:
+		// A generation was on its way to a disk that was given up as it did not answer.
+		// Nobody wrote in it, and its node, without the disk, went on with the peer's data.
+		// But then it crashed, and the disk, which has got that generation after all, is all
+		// that is left to say what it was. DRBD comes to the same.
+		r.fault("split brain by a disk that was given up")
+		s.consent = [2]bool{true, true}
+	default:
 		r.failf("node %d: a split brain although the administrators were careful", n.idx)
 	}
 }

@@ -125,7 +125,9 @@ func (r *Run) operate(since time.Duration) {
 			r.unsize()
 		}
 		if st.Conn == protocol.StandAlone && !r.stuck(since) {
-			r.try(n, "connect", func(c *core.Command) { n.core.Connect(c, 0, core.ConnectOptions{}) })
+			// The operator knows which disk did not answer. What was acknowledged is checked at the end.
+			victim := n.orphan != 0 && (n.idx == 0 || r.other(n).orphan == 0)
+			r.try(n, "connect", func(c *core.Command) { n.core.Connect(c, 0, core.ConnectOptions{DiscardMyData: victim}) })
 		}
 	}
 	if r.cfg.Reckless && r.stuck(since) {
