@@ -168,7 +168,9 @@ func (p *peer) answerPing() {
 	for _, pd := range p.pds {
 		pd.feed = pd.feed.PingReceived(pd.lacking())
 	}
-	send(p, protocol.MetaStream, protocol.CmdPingAck, 0, protocol.Empty{})
+	if !p.unread() {
+		send(p, protocol.MetaStream, protocol.CmdPingAck, 0, protocol.Empty{})
+	}
 }
 
 func (p *peer) pingAck() {
