@@ -86,6 +86,14 @@ func (v *VolumeStatus) procFlags() string {
 	if s.UserISP {
 		f[3] = 'u'
 	}
+	switch {
+	case v.DiskCongested && v.NetCongested:
+		f[4] = 'a'
+	case v.DiskCongested:
+		f[4] = 'b'
+	case v.NetCongested:
+		f[4] = 'n'
+	}
 	if v.ActivityLogSuspended {
 		f[5] = 's'
 	}

@@ -64,6 +64,9 @@ func TestProcFlags(t *testing.T) {
 		{"dependency", VolumeStatus{State: protocol.State{AftrISP: true}}, "ra----"},
 		{"peer", VolumeStatus{State: protocol.State{PeerISP: true}}, "r-p---"},
 		{"user", VolumeStatus{State: protocol.State{UserISP: true}}, "r--u--"},
+		{"slow disk", VolumeStatus{DiskCongested: true}, "r---b-"},
+		{"slow line", VolumeStatus{NetCongested: true}, "r---n-"},
+		{"both", VolumeStatus{DiskCongested: true, NetCongested: true}, "r---a-"},
 		{"activity log", VolumeStatus{ActivityLogSuspended: true}, "r----s"},
 	} {
 		require.Equal(t, tc.want, tc.v.procFlags(), tc.name)

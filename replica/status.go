@@ -39,6 +39,9 @@ type PeerStatus struct {
 	// ResyncInFlight is how many bytes this node, as the target of resyncs, has asked for
 	// and not yet received: rs-in-flight of DRBD 9.
 	ResyncInFlight int64
+	// Congested: 128 KiB or more wait behind what is being sent, because the line, or the
+	// peer, does not take it.
+	Congested bool
 	// Local and Remote name the two ends while there is a connection.
 	Local, Remote string
 	// StandAloneReason says why the last connection ended in StandAlone, if
@@ -64,6 +67,12 @@ type VolumeStatus struct {
 	// ActivityLogSuspended: everything is out of sync, so the log is not needed.
 	ActivityLogSuspended bool
 	WriteOrdering        byte // 'f' flush, 'd' drain (spec: behaviour 5.6)
+	// Blocked: new writes wait, since I/O is suspended, or for a moment while a disk is
+	// attached or the nodes compare their bitmaps.
+	Blocked bool
+	// DiskCongested: the disk has QueueDepth requests or more. NetCongested: see
+	// PeerStatus.Congested.
+	DiskCongested, NetCongested bool
 
 	// Sent and Received over the network, Written and Read on the local disk, in
 	// bytes of data: ns, nr, dw and dr of /proc/drbd.
@@ -148,7 +157,7 @@ func statusOf(snap *core.Snapshot) Status {
 		epochs = max(epochs, p.Epochs)
 		st.Peers = append(st.Peers, PeerStatus{
 			Name: p.Name, Conn: p.Conn, Version: p.Version, Features: p.Features,
-			Resolver: p.Resolver, InFlight: int64(p.APInFlight), ResyncInFlight: int64(p.RSInFlight),
+			Resolver: p.Resolver, InFlight: int64(p.APInFlight), ResyncInFlight: int64(p.RSInFlight), Congested: p.Congested,
 		})
 	}
 	for i := range snap.Volumes {
@@ -163,6 +172,7 @@ func volumeStatusOf(v *core.VolumeSnapshot, epochs int) VolumeStatus {
 		ID: v.Number, Minor: v.Minor, State: v.State, Size: int64(v.Size) * metadata.SectorSize,
 		IDs: v.IDs, Flags: v.Flags, Protocol: v.Protocol,
 		OutOfSync: int64(v.OutOfSync) * blockBytes, Conflicts: v.Conflicts, ActivityLogSuspended: v.ALSusp, WriteOrdering: v.WO,
+		Blocked: v.Blocked, DiskCongested: v.DiskCongested, NetCongested: v.NetCongested,
 		Sent: int64(v.Sent) * kib, Received: int64(v.Received) * kib,
 		Written: int64(v.Written) * kib, Read: int64(v.Read) * kib,
 		ALWrites: v.ALWrites, BitmapWrites: v.BMWrites,

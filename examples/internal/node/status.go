@@ -47,6 +47,8 @@ type DeviceStat struct {
 	UpperPending int    `json:"upper-pending"`
 	LowerPending int    `json:"lower-pending"`
 	ALSuspended  bool   `json:"-"`
+	BlockedUpper bool   `json:"-"` // the users' writes wait
+	BlockedLower bool   `json:"-"` // for the disk
 }
 
 // ConnStat is the state of a connection.
@@ -194,6 +196,7 @@ func (r *Resource) Status() Status {
 			Size: v.Size >> 10, Read: v.Read >> 10, Written: v.Written >> 10,
 			ALWrites: v.ALWrites, BMWrites: v.BitmapWrites,
 			UpperPending: v.AppPending, LowerPending: v.LocalPending, ALSuspended: v.ActivityLogSuspended,
+			BlockedUpper: v.Blocked, BlockedLower: v.DiskCongested,
 		})
 	}
 	out.Suspended = out.Suspended || out.SuspendedUser || out.SuspendedNoData || out.SuspendedFencing
@@ -208,6 +211,7 @@ func (r *Resource) connStat(c *Net, st *replica.Status) ConnStat {
 	conn := protocol.StandAlone
 	if len(st.Peers) > 0 {
 		conn = st.Peers[0].Conn
+		out.Congested = st.Peers[0].Congested
 		out.APInFlight, out.RSInFlight = st.Peers[0].InFlight>>10, st.Peers[0].ResyncInFlight>>10
 	}
 	out.ConnectionState = connectionState(conn)

@@ -90,8 +90,20 @@ func (d *DeviceStat) statistics() []string {
 		fmt.Sprintf("size:%d", d.Size), fmt.Sprintf("read:%d", d.Read), fmt.Sprintf("written:%d", d.Written),
 		fmt.Sprintf("al-writes:%d", d.ALWrites), fmt.Sprintf("bm-writes:%d", d.BMWrites),
 		fmt.Sprintf("upper-pending:%d", d.UpperPending), fmt.Sprintf("lower-pending:%d", d.LowerPending),
-		"al-suspended:" + yesOrNo(d.ALSuspended), "blocked:no",
+		"al-suspended:" + yesOrNo(d.ALSuspended), "blocked:" + d.blocked(),
 	}
+}
+
+func (d *DeviceStat) blocked() string {
+	switch {
+	case d.BlockedUpper && d.BlockedLower:
+		return "upper,lower"
+	case d.BlockedUpper:
+		return "upper"
+	case d.BlockedLower:
+		return "lower"
+	}
+	return "no"
 }
 
 func (c *ConnStat) text(b *strings.Builder, many, verbose, statistics bool) {

@@ -87,3 +87,12 @@ func TestAddresses(t *testing.T) {
 		require.Error(t, err, bad)
 	}
 }
+
+// TestBlocked has the words of drbdsetup for what holds writes up.
+func TestBlocked(t *testing.T) {
+	for want, d := range map[string]DeviceStat{
+		"no": {}, "upper": {BlockedUpper: true}, "lower": {BlockedLower: true}, "upper,lower": {BlockedUpper: true, BlockedLower: true},
+	} {
+		require.Contains(t, d.statistics(), "blocked:"+want)
+	}
+}

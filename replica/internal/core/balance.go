@@ -23,6 +23,14 @@ const (
 	readPolicies
 )
 
+// diskCongested reports whether the own disk has all the requests that it may have at one
+// time: any more wait in front of it.
+func (v *volume) diskCongested() bool {
+	depth := v.cfg.DiskDepth
+	setDefault(&depth, 64)
+	return v.localPending >= depth
+}
+
 // goesToPeer decides where both could. What this node has written, and the peer may
 // not have on its disk yet, is read here: with protocol A and B such a write has been
 // acknowledged to the application.
@@ -40,9 +48,7 @@ func (r *request) goesToPeer() bool {
 	case ReadLeastPending:
 		remote = v.localPending > pd.inFlight+pd.pending+pd.rsPending
 	case ReadCongestedRemote:
-		depth := v.cfg.DiskDepth
-		setDefault(&depth, 64)
-		remote = v.localPending >= depth
+		remote = v.diskCongested()
 	default:
 		shift := 15 + uint(policy-ReadStriping32K) - 9
 		remote = r.sector>>shift&1 == 1

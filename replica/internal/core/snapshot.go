@@ -29,6 +29,7 @@ type PeerSnapshot struct {
 	Resolver   bool
 	APInFlight uint64 // bytes of application writes sent and not yet acknowledged
 	RSInFlight uint64 // bytes that a resync asked for and that have not come
+	Congested  bool   // more waits for the data stream than the line takes
 	Epochs     int
 }
 
@@ -44,7 +45,10 @@ type VolumeSnapshot struct {
 	OutOfSync uint64 // blocks of 4 KiB
 	Conflicts uint64 // concurrent writes of two Primaries that met, on this connection
 	ALSusp    bool
-	WO        byte // write ordering: 'f', 'd'
+	// Blocked: new writes wait for admission. DiskCongested, NetCongested: the disk, or the
+	// line, is slower than what is asked of it.
+	Blocked, DiskCongested, NetCongested bool
+	WO                                   byte // write ordering: 'f', 'd'
 	// Counters as /proc/drbd names them: ns, nr, dw, dr in KiB.
 	Sent, Received, Written, Read              uint64
 	ALWrites, BMWrites                         uint64
@@ -78,6 +82,12 @@ type Progress struct {
 // VerifyRange is what an online verify compares, and how far it is, in bytes.
 type VerifyRange struct{ From, To, At int64 }
 
+// lineBacklog is how much waits, behind what is being sent, on a line that is congested.
+const lineBacklog = 128 << 10
+
+// congested reports whether the line does not take what there is to send.
+func (p *peer) congested() bool { return p.out[protocol.DataStream].bytes >= lineBacklog }
+
 // Snapshot returns the present state.
 func (c *Core) Snapshot() Snapshot {
 	s := Snapshot{Name: c.cfg.Name, Susp: c.suspended(), SuspUser: c.susp, SuspNoData: c.suspNoData,
@@ -85,6 +95,7 @@ func (c *Core) Snapshot() Snapshot {
 	for i, p := range c.peers {
 		ps := PeerSnapshot{Name: c.cfg.Peers[i].Name, Conn: p.conn(), Version: p.session.Version,
 			Features: p.session.Features, Resolver: p.resolver, Epochs: p.tx.n + 1}
+		ps.Congested = p.congested()
 		for _, pd := range p.pds {
 			ps.APInFlight += pd.flight * 512
 			ps.RSInFlight += pd.resync.inFlight * 512
@@ -101,6 +112,7 @@ func (v *volume) snapshot() VolumeSnapshot {
 	pd := v.pds[0]
 	s := VolumeSnapshot{
 		Number: v.cfg.Number, Minor: v.cfg.Minor, State: pd.state(), Size: v.size, IDs: v.ids, Flags: v.sb.Flags,
+		Blocked: v.role == protocol.Primary && v.blocks(IOWrite), DiskCongested: v.diskCongested(), NetCongested: pd.p.congested(),
 		OutOfSync: pd.oosBlocks(), Conflicts: pd.conflicts, ALSusp: v.al.susp && v.allMarked(), WO: 'd',
 		Sent: pd.sent / 2, Received: pd.received / 2, Written: v.written / 2, Read: v.read / 2,
 		ALWrites: v.alWrites, BMWrites: v.bmWrites,
