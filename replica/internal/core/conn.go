@@ -140,7 +140,7 @@ func (p *peer) sendParams() {
 	p.phase = phaseUp
 	p.met++
 	p.handshakeTimer.stop()
-	p.pinging = false
+	p.pinging, p.pings, p.pingAcks = false, 0, 0
 	p.pingTimer.arm(c.now + c.cfg.Net.PingInterval)
 	c.changeAll(p, fact, func(s *protocol.State) { s.Conn = protocol.WFReportParams })
 	send(p, protocol.DataStream, protocol.CmdProtocol, 0, p.ownProtocol())
@@ -334,10 +334,10 @@ func (p *peer) close(graceful bool) {
 // abandon ends what hung on the connection: nobody will answer any more.
 func (p *peer) abandon() {
 	p.pinging = false
-	fns := p.pingWaiters
+	waiters := p.pingWaiters
 	p.pingWaiters = nil
-	for _, fn := range fns {
-		fn(ErrConnectionLost)
+	for _, w := range waiters {
+		w.fn(ErrConnectionLost)
 	}
 	p.failClusterRequests()
 	for _, pd := range p.pds {

@@ -48,7 +48,8 @@ type peer struct {
 	lastMeta, lastData time.Duration // when something was last received
 	pingSent           time.Duration
 	pinging            bool
-	pingWaiters        []func(error)
+	pingWaiters        []pingWaiter
+	pings, pingAcks    uint64 // of this connection
 	pingTimer          timer
 	handshakeTimer     timer
 	retryTimer         timer
@@ -150,8 +151,15 @@ func (p *peer) ping(fn func(error)) {
 		fn(ErrConnectionLost)
 		return
 	}
-	p.pingWaiters = append(p.pingWaiters, fn)
 	p.sendPing()
+	p.pingWaiters = append(p.pingWaiters, pingWaiter{p.pings, fn})
+}
+
+// pingWaiter waits for the answer to one ping. That to an earlier one may have been
+// sent before the peer had what this one is to follow.
+type pingWaiter struct {
+	number uint64
+	fn     func(error)
 }
 
 func (p *peer) sendPing() {
@@ -159,6 +167,7 @@ func (p *peer) sendPing() {
 		p.pinging, p.pingSent = true, p.c.now
 		p.pingTimer.arm(p.c.now + p.c.cfg.Net.PingTimeout)
 	}
+	p.pings++
 	send(p, protocol.MetaStream, protocol.CmdPing, 0, protocol.Empty{})
 }
 
@@ -176,10 +185,11 @@ func (p *peer) answerPing() {
 func (p *peer) pingAck() {
 	p.pinging = false
 	p.pingTimer.arm(p.c.now + p.c.cfg.Net.PingInterval)
-	fns := p.pingWaiters
-	p.pingWaiters = nil
-	for _, fn := range fns {
-		fn(nil)
+	p.pingAcks = min(p.pingAcks+1, p.pings)
+	for len(p.pingWaiters) > 0 && p.pingWaiters[0].number <= p.pingAcks {
+		w := p.pingWaiters[0]
+		p.pingWaiters = p.pingWaiters[1:]
+		w.fn(nil)
 	}
 }
 
