@@ -77,6 +77,7 @@ func (c *Core) afterChange(t transition) {
 		if o.Disk > protocol.Negotiating { // not one whose attach is given up
 			v.peerBears = n.Role == protocol.Primary && up && o.PeerDisk == protocol.UpToDate
 		}
+		v.disownWrites()
 		v.leaveDisk()
 	}
 	v.alAfter(o, n)

@@ -156,27 +156,41 @@ func localWriteDone(c *Core, o *Op) {
 		r.local = partOK
 		r.bothWritten()
 	} else {
-		// Failed, or written to a disk that has been given up meanwhile.
-		r.local, r.err = partFailed, o.Err
-		// Protocol A and B count what was only sent, or only received. Now the
-		// peer's copy is the only one.
-		r.stable = r.stable || r.net != partNone && !r.wantAck
-		pd := v.pds[0]
-		if r.net == partOK && (pd.conn < protocol.Connected || pd.p.phase != phaseUp) {
-			// The peer, which has it, went before it could be told that its copy is the
-			// only one; this disk may have begun a generation since.
-			r.net = partFailed
-			if r.err == nil {
-				r.err = ErrConnectionLost
-			}
-		}
-		pd.setOutOfSync(r.sector, r.size)
+		r.localFailed(o.Err)                     // or written to a disk that has been given up meanwhile
 		if o.Err != nil && r.kind != IODiscard { // a failing discard is not held against the disk
 			v.diskFailed(causeWrite, "write", o.Err)
 		}
 	}
 	c.maybeComplete(r)
 	v.active.wake() // reads for the peer wait for the own disk only
+}
+
+// localFailed: the own disk does not have the write, or has gone with it.
+func (r *request) localFailed(err error) {
+	pd := r.v.pds[0]
+	r.local, r.err = partFailed, err
+	// Protocol A and B count what was only sent, or only received. Now the
+	// peer's copy is the only one.
+	r.stable = r.stable || r.net != partNone && !r.wantAck
+	if r.net == partOK && (pd.conn < protocol.Connected || pd.p.phase != phaseUp) {
+		// The peer, which has it, went before it could be told that its copy is the
+		// only one; this disk may have begun a generation since.
+		r.net = partFailed
+		if r.err == nil {
+			r.err = ErrConnectionLost
+		}
+	}
+	pd.setOutOfSync(r.sector, r.size)
+}
+
+// disownWrites: the disk has failed, perhaps with what it had written. What has not been
+// acknowledged yet counts on the peer alone.
+func (v *volume) disownWrites() {
+	for _, r := range v.c.requests.live() {
+		if r.v == v && r.kind != IORead && r.io != nil && r.local == partOK {
+			r.localFailed(r.err)
+		}
+	}
 }
 
 // send makes the write part of the current epoch and queues its packet.
