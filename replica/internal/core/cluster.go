@@ -69,7 +69,12 @@ func (p *peer) receiveStateReply(code protocol.Code) {
 	r := p.clusterReqs[0]
 	p.clusterReqs = p.clusterReqs[1:]
 	if code.Success() && r.pd != nil && !r.ask {
-		if code = p.c.change(r.pd, wish, func(s *protocol.State) { *s = r.req.Apply(*s) }); !code.Success() {
+		code = p.c.change(r.pd, wish, func(s *protocol.State) { *s = r.req.Apply(*s) })
+		switch {
+		case code.Success():
+		case code == protocol.CodeInTransientState && r.req.Mask == (protocol.State{Role: protocol.RoleMask}):
+			r.pd.sendState() // not yet, as a disk is being attached: the wish is told anew then
+		default:
 			p.meetAgain("the peer agreed to a change that is not possible any more")
 		}
 	}

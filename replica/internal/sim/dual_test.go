@@ -116,6 +116,7 @@ func TestDualFound(t *testing.T) {
 		14822, // a write of an earlier resync cleared a mark of the next, on one node
 		15337, // a read that the peer served saw a write that was gone when it crashed
 		14181, // a detach waited for a write that waited for a block of the resync, which waited for the detach
+		25325, // a promotion that the peer agreed to met an attach, and went on alone
 		7032,  // a disk failed while it was detached, and the next one took no write of the peer
 	} {
 		d := NewDual(seed, dualOptions(seed))
