@@ -157,10 +157,11 @@ func (r *Run) unrelated(since time.Duration) bool {
 	return false
 }
 
-// fullSync is how long a full resync takes at the rate of the script.
+// fullSync is how long a full resync of all volumes takes at the rate of the script, one
+// after the other.
 func (r *Run) fullSync() time.Duration {
 	rate := cmp.Or(r.cfg.Volume.ResyncRate, 250)
-	return time.Duration(r.cfg.DiskBytes/1024/int64(rate)) * time.Second
+	return time.Duration(r.cfg.Volumes) * time.Duration(r.cfg.DiskBytes/1024/int64(rate)) * time.Second
 }
 
 // progress notes when a resync came closer to its end.
