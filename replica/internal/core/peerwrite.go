@@ -238,7 +238,10 @@ func (q *peerReq) writeDone() {
 			pd.ack(protocol.CmdNegAck, q.sector, q.id, q.size)
 		}
 	case !live:
-	case q.flags.Has(protocol.DPMaySetInSync) && inSyncRange(pd.conn) && q.round == pd.resync.round:
+	case q.flags.Has(protocol.DPMaySetInSync) && inSyncRange(pd.conn) && q.round == pd.resync.round &&
+		!pd.resync.requested(q.sector, q.sector+uint64(q.size)/512):
+		// Blocks that are about to come in the resync, too, stay marked until then: they
+		// are written once more, and the power may fail while they are.
 		pd.setInSync(q.sector, q.size)
 		if q.wantsWriteAck() {
 			pd.ack(protocol.CmdRSWriteAck, q.sector, q.id, q.size)
