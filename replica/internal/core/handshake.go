@@ -42,7 +42,7 @@ func (pd *peerDevice) receiveState(ps protocol.State) {
 		real = protocol.UpToDate
 	}
 	if own.Conn == protocol.Connected && ps.Conn <= protocol.Connected && own.Role == protocol.Primary &&
-		own.Disk == protocol.UpToDate && pd.disk == protocol.Inconsistent && real == protocol.UpToDate && pd.oosBlocks() > 0 {
+		own.Disk == protocol.UpToDate && (pd.disk == protocol.Inconsistent || pd.disk == protocol.Failed) && real == protocol.UpToDate && pd.oosBlocks() > 0 {
 		// It lacks what was written here meanwhile, whatever it believes.
 		pd.v.logf(LogWarn, "the peer says UpToDate, but %d blocks are out of sync: connecting anew", pd.oosBlocks())
 		pd.p.lose(protocol.BrokenPipe)

@@ -253,6 +253,10 @@ func (pd *peerDevice) receiveUUIDs(q protocol.UUIDs) {
 // sendState announces the present state.
 func (pd *peerDevice) sendState() {
 	if pd.p.phase == phaseUp {
-		send(pd.p, protocol.DataStream, protocol.CmdState, pd.v.cfg.Number, pd.state())
+		s := pd.state()
+		if pd.v.leaving && s.Disk > protocol.Failed && s.Role != protocol.Primary {
+			s.Disk = protocol.Failed // as the peer has agreed, who has perhaps written without this disk since
+		}
+		send(pd.p, protocol.DataStream, protocol.CmdState, pd.v.cfg.Number, s)
 	}
 }
