@@ -36,6 +36,7 @@ type stage struct {
 	real   bool            // time is real: waiting is cut short
 	allow  map[string]bool // states that the guard lets pass
 	model  []byte          // what the volume should hold, by the writes of the script
+	writes sync.Mutex      // of them: several can be under way
 	vars   map[string]string
 	begun  map[string]chan error // commands in the background
 	owners *sync.Map             // of generations: what arbiters know
@@ -438,6 +439,13 @@ func (n *actor) content() ([]byte, error) {
 	b := make([]byte, l.UsableSectors*metadata.SectorSize)
 	_, err = n.mem.ReadAt(b, 0)
 	return b, err
+}
+
+// wrote notes what the volume should hold.
+func (s *stage) wrote(off int64, data []byte) {
+	s.writes.Lock()
+	defer s.writes.Unlock()
+	copy(s.model[off:], data)
 }
 
 // same compares the disks of both nodes, with each other and with the model.

@@ -235,7 +235,7 @@ func verbWrite(s *stage, a *args) error {
 		_, err = n.vol().WriteAtContext(s.ctx, data, off)
 	}
 	if err == nil {
-		copy(s.model[off:], data)
+		s.wrote(off, data)
 	}
 	return err
 }
@@ -252,7 +252,7 @@ func verbWrites(s *stage, a *args) error {
 	for i := range count {
 		off := from + i*stride
 		data := pattern(s.steps.Load(), off, length)
-		copy(s.model[off:], data)
+		s.wrote(off, data)
 		wg.Go(func() { _, errs[i] = n.vol().WriteAtContext(s.ctx, data, off) })
 	}
 	wg.Wait()
@@ -325,7 +325,7 @@ func verbWriter(s *stage, a *args) error {
 		for !w.halt.Load() && w.err == nil {
 			off := from + rng.Int64N((to-from-length)/512+1)*512
 			data := pattern(rng.Int64(), off, length)
-			copy(s.model[off:], data) // nobody else looks before stop
+			s.wrote(off, data) // nobody looks before stop
 			_, w.err = vol.WriteAtContext(s.ctx, data, off)
 			w.n++
 			time.Sleep(pause)
