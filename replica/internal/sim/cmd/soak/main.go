@@ -17,8 +17,10 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-blockmirror/blockmirror/replica/internal/sim"
@@ -37,6 +39,7 @@ func main() {
 	family := flag.String("family", "", "play another kind of runs: one of "+strings.Join(sim.Families(), ", "))
 	only := flag.String("only", "", "play only the seeds with these administrators: careful or reckless")
 	name := flag.String("plan", "general", "general, mixed, disk-timeout, or one of "+strings.Join(sim.Foci(), ", "))
+	parallel := flag.Int("parallel", runtime.GOMAXPROCS(0), "play so many seeds at a time")
 	flag.Parse()
 	plan := planner(*name, *family)
 	switch {
@@ -63,8 +66,9 @@ func main() {
 		*minutes = 1
 	}
 	p := soak{plan: plan, from: *from, seeds: *seeds, stride: *stride, limit: time.Duration(*minutes * float64(time.Minute)),
-		careful: *only != "reckless", reckless: *only != "careful", shrink: *shrink, keepGoing: *keepGoing}
-	os.Exit(p.run())
+		careful: *only != "reckless", reckless: *only != "careful", shrink: *shrink, keepGoing: *keepGoing,
+		failures: map[string][]uint64{}}
+	os.Exit(p.run(max(*parallel, 1)))
 }
 
 // planner returns what makes the script of a seed; nil if there is no such plan.
@@ -110,37 +114,65 @@ type soak struct {
 	limit               time.Duration
 	careful, reckless   bool
 	shrink, keepGoing   bool
+
+	mu          sync.Mutex
+	next        uint64 // seed to be played
+	over        bool
+	began, told time.Time
+	all         sim.Figures
+	failures    map[string][]uint64 // by kind
 }
 
-// run plays seeds until the time, or their number, is used up.
-func (p *soak) run() int {
-	var all sim.Figures
-	failures := map[string][]uint64{}
-	began, told := time.Now(), time.Now()
-	seed := p.from
-	for ; (p.seeds == 0 || seed < p.from+p.seeds*p.stride) && (p.limit == 0 || time.Since(began) < p.limit); seed += p.stride {
-		s := p.plan(seed)
-		if s.Options.Reckless && !p.reckless || !s.Options.Reckless && !p.careful {
-			continue
-		}
-		r, err := sim.Play(s, false)
-		all.Add(r.Figures)
-		if err != nil {
-			kind := sim.FailureKind(err)
-			failures[kind] = append(failures[kind], seed)
-			fmt.Println("FAIL script", seed)
-			failed(s, err, p.shrink)
-			if !p.keepGoing {
-				break
+// run plays seeds until the time, or their number, is used up, several at a time: one has
+// nothing to do with another.
+func (p *soak) run(parallel int) int {
+	p.began, p.told, p.next = time.Now(), time.Now(), p.from
+	var wg sync.WaitGroup
+	for range parallel {
+		wg.Go(func() {
+			for seed, ok := p.take(); ok; seed, ok = p.take() {
+				s := p.plan(seed)
+				if s.Options.Reckless && !p.reckless || !s.Options.Reckless && !p.careful {
+					continue
+				}
+				r, err := sim.Play(s, false)
+				p.played(seed, s, r, err)
 			}
-		}
-		if time.Since(told) > 30*time.Second {
-			told = time.Now()
-			fmt.Printf("... seed %d, %s\n", seed, all.Rate(time.Since(began)))
-		}
+		})
 	}
-	fmt.Printf("seeds %d to %d: %s\n%s", p.from, seed, all.Rate(time.Since(began)), all)
-	return summary(failures)
+	wg.Wait()
+	fmt.Printf("seeds %d to %d: %s\n%s", p.from, p.next, p.all.Rate(time.Since(p.began)), p.all)
+	return summary(p.failures)
+}
+
+// take returns the next seed; false if it is the end.
+func (p *soak) take() (seed uint64, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.over || p.seeds != 0 && p.next >= p.from+p.seeds*p.stride || p.limit != 0 && time.Since(p.began) >= p.limit {
+		return 0, false
+	}
+	seed = p.next
+	p.next += p.stride
+	return seed, true
+}
+
+// played counts a run. The others wait while one that failed is looked into.
+func (p *soak) played(seed uint64, s sim.Script, r *sim.Run, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.all.Add(r.Figures)
+	if err != nil {
+		kind := sim.FailureKind(err)
+		p.failures[kind] = append(p.failures[kind], seed)
+		fmt.Println("FAIL script", seed)
+		failed(s, err, p.shrink)
+		p.over = p.over || !p.keepGoing
+	}
+	if time.Since(p.told) > 30*time.Second {
+		p.told = time.Now()
+		fmt.Printf("... seed %d, %s\n", seed, p.all.Rate(time.Since(p.began)))
+	}
 }
 
 // summary lists failures by kind, the most frequent first, and returns the exit status.
