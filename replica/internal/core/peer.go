@@ -175,7 +175,11 @@ func (p *peer) sendPing() {
 // answer takes over this node's generation (see metadata.Feed).
 func (p *peer) answerPing() {
 	for _, pd := range p.pds {
-		pd.feed = pd.feed.PingReceived(pd.lacking())
+		lacking := pd.lacking()
+		if pd.conn == protocol.Ahead {
+			lacking = 0 // these are marks of what was written since; the target has not heard of them
+		}
+		pd.feed = pd.feed.PingReceived(lacking)
 	}
 	if !p.unread() {
 		send(p, protocol.MetaStream, protocol.CmdPingAck, 0, protocol.Empty{})
