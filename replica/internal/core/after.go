@@ -21,6 +21,9 @@ func (c *Core) afterChange(t transition) {
 	if n.Disk == protocol.UpToDate {
 		v.missed = metadata.UUIDNone
 	}
+	if borrows(n) && !borrows(o) {
+		v.peerBears = true // until it tells which
+	}
 	if n.Disk == protocol.UpToDate && n.PeerDisk == protocol.UpToDate && v.crashedPrimary {
 		v.crashedPrimary = false
 		pd.uuidFlags &^= metadata.FlagCrashedPrimary
@@ -82,6 +85,12 @@ func (c *Core) afterChange(t transition) {
 	}
 	v.alAfter(o, n)
 	c.stateAdmits()
+}
+
+// borrows reports whether a Primary without a disk uses that of its peer, which begins a
+// generation for it.
+func borrows(s protocol.State) bool {
+	return s.Role == protocol.Primary && s.Disk <= protocol.Negotiating && s.Conn >= protocol.Connected && s.PeerDisk == protocol.UpToDate
 }
 
 // becameSource: the node begins to feed the peer (from whatever state).
