@@ -72,7 +72,7 @@ type volume struct {
 	postponed          bool          // a new generation is due when I/O resumes
 	asked              bool          // the arbiter was asked about the present generation
 	lostWrites         bool          // what was written, and not flushed, may be gone with the disk
-	peerBears          bool          // the peer began a generation when this Primary's disk went, and has not told it yet
+	peerBears          bool          // the peer begins a generation for this Primary, whose disk went, and has not told it yet
 	degraded           bool          // at attach: a lone Primary crashed (spec: behaviour 6.11)
 }
 
