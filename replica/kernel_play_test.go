@@ -89,8 +89,17 @@ func kernelPlay(t *testing.T, lab *kernelLab, sc *script) {
 // kernelStage is a stage with a node and a kernel, and a wire between them.
 func kernelStage(ctx context.Context, t *testing.T, lab *kernelLab, role string) (*stage, *kernelPlayer, *lockedBuffer) {
 	node := other(role)
-	address := func() string { return fmt.Sprintf("127.0.0.1:%d", freePort(t)) }
-	nodeDials, nodeListens, kernelPort := address(), address(), freePort(t)
+	taken := map[int]bool{}
+	port := func() int { // a port that was free a moment ago may be so twice
+		for {
+			if p := freePort(t); !taken[p] {
+				taken[p] = true
+				return p
+			}
+		}
+	}
+	address := func() string { return fmt.Sprintf("127.0.0.1:%d", port()) }
+	nodeDials, nodeListens, kernelPort := address(), address(), port()
 	w, err := newWire(node, role, nodeDials, fmt.Sprintf("127.0.0.1:%d", lab.guest.HostPort(7788)),
 		fmt.Sprintf("127.0.0.1:%d", kernelPort), nodeListens)
 	require.NoError(t, err)
