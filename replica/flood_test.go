@@ -8,6 +8,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -28,6 +29,8 @@ func TestStopsReading(t *testing.T) {
 				return betas
 			}
 			return blockdev.NewMemory(size)
+		}, config: func(_ string, cfg *Config) {
+			cfg.Volumes[0].DiskTimeout = time.Minute // or the reader itself may stand still in its first request
 		}})
 		p.start(t)
 		betas.Inject(blockdev.Fault{Kinds: []blockdev.OpKind{blockdev.OpZero}, Hang: true})
