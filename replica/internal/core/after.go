@@ -33,6 +33,9 @@ func (c *Core) afterChange(t transition) {
 		o.PeerDisk == protocol.Inconsistent && o.Peer == protocol.Secondary && n.Peer == protocol.Primary {
 		pd.considerResync = true
 	}
+	if o.PeerDisk >= protocol.Inconsistent && n.PeerDisk < protocol.Inconsistent {
+		pd.doubt()
+	}
 	c.generationAfter(pd, o, n) // before any state: the peer compares when it gets that
 	c.suspensionAfter(pd, o, n)
 	if becameSource(o.Conn, n.Conn) {
@@ -91,6 +94,16 @@ func (c *Core) afterChange(t transition) {
 // generation for it.
 func borrows(s protocol.State) bool {
 	return s.Role == protocol.Primary && s.Disk <= protocol.Negotiating && s.Conn >= protocol.Connected && s.PeerDisk == protocol.UpToDate
+}
+
+// doubt: the peer's disk is gone, and with it perhaps what it had acknowledged. If the
+// link breaks now, and nothing is known of the disk any more, that still counts for nothing.
+func (pd *peerDevice) doubt() {
+	for _, r := range pd.v.c.requests.live() {
+		if r.pd == pd {
+			r.peerGood = false
+		}
+	}
 }
 
 // becameSource: the node begins to feed the peer (from whatever state).

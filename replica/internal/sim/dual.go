@@ -268,6 +268,12 @@ func (d *Dual) answered(io *core.IO, part []Access) {
 	}
 }
 
+// settled reports whether a node is connected, and both disks are UpToDate.
+func settled(n *Node) bool {
+	s, up := n.State(0)
+	return up && s.Conn == protocol.Connected && s.Disk == protocol.UpToDate && s.PeerDisk == protocol.UpToDate
+}
+
 // settle stops all faults: both nodes become Primary, UpToDate and equal.
 func (d *Dual) settle() {
 	d.tracef("--- faults end")
@@ -287,8 +293,14 @@ func (d *Dual) settle() {
 	d.Until("both Primary and UpToDate", 10*time.Minute, func() bool {
 		if d.now-last > 300*time.Millisecond {
 			last = d.now
-			d.heal(d.Nodes[0])
-			d.heal(d.Nodes[1])
+			for _, n := range d.Nodes {
+				d.heal(n)
+				if s, up := n.State(0); up && settled(n) && s.Role == protocol.Primary && d.now > time.Minute && n.core.Snapshot().Volumes[0].OutOfSync > 0 {
+					// Marks of a resync that ended, which a disk that failed then kept: the
+					// identifiers say that there is nothing to copy.
+					d.ask(n, "invalidate", func(c *core.Command) { n.core.Invalidate(c, 0) })
+				}
+			}
 		}
 		return good(d.Nodes[0]) && good(d.Nodes[1])
 	})
