@@ -126,9 +126,10 @@ func (c *Core) generationAfter(pd *peerDevice, o, n protocol.State) {
 		// generation now, and the bitmap identifier stays.
 		pd.feed = metadata.FeedStarted(v.ids, v.ids)
 	}
-	if v.leaving && !v.sealed && n.Conn < protocol.Connected && n.Disk == protocol.UpToDate && n.Role == protocol.Primary && o.Peer != protocol.Primary {
+	if v.leaving && !v.sealed && o.Conn >= protocol.Connected && n.Conn < protocol.Connected && n.Disk == protocol.UpToDate && n.Role == protocol.Primary && o.Peer != protocol.Primary {
 		// The detach is off: this disk has what protocol A and B acknowledged, and the
-		// peer, who has begun no generation yet, may not. See detachClean.
+		// peer, who has begun no generation yet, may not. See detachClean. Another
+		// Primary has begun one, or is about to: there the detach goes on.
 		v.leaving = false
 	}
 	own, shared := metadata.DiskState(n.Disk), pd.feed.PeerMayShare()
