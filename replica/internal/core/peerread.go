@@ -119,8 +119,8 @@ func (p *peer) abandonReads() {
 	}
 }
 
-func peerReadDone(_ *Core, o *Op) {
-	q, v := o.peer, o.vol
+func peerReadDone(c *Core, o *Op) {
+	q, v, p := o.peer, o.vol, o.peer.pd.p
 	v.localPending--
 	if o.Err != nil {
 		v.logf(LogError, "read for the peer at sector %d: %v", q.sector, o.Err)
@@ -129,6 +129,7 @@ func peerReadDone(_ *Core, o *Op) {
 	}
 	q.sum, q.zero = o.sum, o.allZero
 	q.readDone(o.Err != nil)
+	c.retryPeerReads(p) // its memory may be free by now, without anything that is sent
 }
 
 // late reports whether the resync that wants this was given up: nobody waits for it.
