@@ -152,6 +152,9 @@ func (p *peer) abandonRequests() {
 				// received: now the own disk has to take it.
 				r.net = partFailed
 			}
+			if r.io == nil && !r.wantAck && r.local == partOK {
+				r.v.wroteAlone() // users have seen it, and the peer may not have it
+			}
 			if r.err == nil {
 				r.err = ErrConnectionLost
 			}
