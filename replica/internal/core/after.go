@@ -129,8 +129,10 @@ func (c *Core) generationAfter(pd *peerDevice, o, n protocol.State) {
 	if v.leaving && !v.sealed && o.Conn >= protocol.Connected && n.Conn < protocol.Connected && n.Disk == protocol.UpToDate && n.Role == protocol.Primary && o.Peer != protocol.Primary {
 		// The detach is off: this disk has what protocol A and B acknowledged, and the
 		// peer, who has begun no generation yet, may not. See detachClean. Another
-		// Primary has begun one, or is about to: there the detach goes on.
+		// Primary has begun one, or is about to: there the detach goes on. If the
+		// peer's disk has failed meanwhile, no generation has begun for that.
 		v.leaving = false
+		before = metadata.DiskUpToDate
 	}
 	own, shared := metadata.DiskState(n.Disk), pd.feed.PeerMayShare()
 	// A disk that fails, other than one that is detached in order, may have lost
