@@ -181,6 +181,12 @@ func (pd *peerDevice) askDetach(cmd *Command) {
 	}})
 }
 
+// asksDetach reports whether the peer has been asked, and has not answered.
+func (pd *peerDevice) asksDetach() bool {
+	reqs := pd.p.clusterReqs
+	return len(reqs) > 0 && reqs[0].sent && reqs[0].pd == pd && reqs[0].req.Value.Disk == protocol.Failed
+}
+
 // detachClean leaves a disk in order: no writes in flight, bitmap on disk, the log
 // empty, the superblock clean. What apply-al would leave (spec: on-disk 10.4).
 func (v *volume) detachClean(cmd *Command) {

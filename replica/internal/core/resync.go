@@ -397,12 +397,19 @@ func (pd *peerDevice) finishTarget() {
 func (pd *peerDevice) flushTarget() {
 	r, v := &pd.resync, pd.v
 	gen := pd.p.gen
-	// Not while the disk leaves: the source has agreed to that, and has given the resync up.
+	// Not while the disk leaves: the source has agreed to that, and has given the resync
+	// up. It may have been asked, and have gone on without this disk before it answers.
 	still := func() bool {
-		return r.running && r.ending && pd.p.gen == gen && pd.conn == protocol.SyncTarget && !v.leaving
+		return r.running && r.ending && pd.p.gen == gen && pd.conn == protocol.SyncTarget && !v.leaving && !pd.asksDetach()
+	}
+	notNow := func() {
+		r.ending = false
+		if r.running && pd.asksDetach() {
+			r.timer.arm(v.c.now + 100*time.Millisecond)
+		}
 	}
 	if !still() {
-		r.ending = false
+		notNow()
 		return
 	}
 	v.flushData(func(err error) {
@@ -412,12 +419,12 @@ func (pd *peerDevice) flushTarget() {
 			return
 		}
 		if err != nil || !still() {
-			r.ending = false
+			notNow()
 			return
 		}
 		pd.p.ping(func(err error) {
 			if err != nil || !still() {
-				r.ending = false
+				notNow()
 				return
 			}
 			if pd.bm.Count() > r.failed {
