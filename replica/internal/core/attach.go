@@ -116,28 +116,36 @@ func (c *Core) Attach(cmd *Command, vol int, img *DiskImage) {
 		c.change(pd, fact, func(s *protocol.State) { s.Disk = protocol.Failed })
 		c.finish(cmd, fmt.Errorf("attach: %w: %w", ErrIO, err))
 	}
-	// In this order: once the superblock has no PrimaryInd nobody looks at the log,
-	// and the log may be torn while it is emptied.
-	v.writeBitmap(nil, func(err error) {
-		if err != nil {
-			fail(err)
-			return
-		}
-		v.attachFlags()
-		v.syncSuper(func(err error) {
+	then := func(next func()) func(error) {
+		return func(err error) {
 			if err != nil {
 				fail(err)
 				return
 			}
-			v.initAL(func(err error) {
-				if err != nil {
-					fail(err)
-					return
-				}
-				v.attached(cmd)
-			})
-		})
-	})
+			next()
+		}
+	}
+	// In this order: once the superblock has no PrimaryInd nobody looks at the log,
+	// and the log may be torn while it is emptied.
+	v.flushOld(then(func() {
+		v.writeBitmap(nil, then(func() {
+			v.attachFlags()
+			v.syncSuper(then(func() {
+				v.initAL(then(func() { v.attached(cmd) }))
+			}))
+		}))
+	}))
+}
+
+// flushOld makes durable what a process that was killed has left in the disk's cache: a
+// resync gives it to the peer, and then nothing marks it any more. With the metadata on
+// the same device the next flush of that does so.
+func (v *volume) flushOld(fn func(error)) {
+	if v.sameDevice {
+		fn(nil)
+		return
+	}
+	v.flushData(fn)
 }
 
 // checkAttach refuses disks that do not fit (spec: on-disk 10.1, 13 to 16).

@@ -8,6 +8,7 @@ import "time"
 // readHistory keeps what applications saw of a few sectors, for the oracle that asks
 // whether one order of all operations explains it (linearizability).
 type readHistory struct {
+	now     func() time.Duration
 	sectors [watchedSectors]period
 	ended   []period
 }
@@ -18,6 +19,7 @@ type period struct {
 	sector uint64
 	regHistory
 	writes []*write // that made the operations; nil for reads
+	began  time.Duration
 }
 
 // watchedSectors are those of volume 0 whose reads are kept.
@@ -30,8 +32,8 @@ func (p *period) add(o regOp, w *write) {
 	p.ops, p.writes = append(p.ops, o), append(p.writes, w)
 }
 
-func newReadHistory() *readHistory {
-	h := &readHistory{}
+func newReadHistory(now func() time.Duration) *readHistory {
+	h := &readHistory{now: now}
 	for s := range h.sectors {
 		h.sectors[s].sector = uint64(s)
 	}
@@ -58,8 +60,8 @@ func (h *readHistory) answered(w *write, at time.Duration) {
 }
 
 func (h *readHistory) read(sector, id uint64, call, back time.Duration) {
-	if sector >= watchedSectors || len(h.sectors[sector].ops) >= maxOperations {
-		return
+	if sector >= watchedSectors || len(h.sectors[sector].ops) >= maxOperations || call < h.sectors[sector].began {
+		return // one that began in the last period may have seen what was there then
 	}
 	h.sectors[sector].add(regOp{value: id, call: int64(call), ret: int64(back)}, nil)
 }
@@ -71,7 +73,7 @@ func (h *readHistory) lost(sector uint64, past []*write) {
 		return
 	}
 	h.ended = append(h.ended, h.sectors[sector])
-	p := period{sector: sector, regHistory: regHistory{unknown: true}}
+	p := period{sector: sector, began: h.now(), regHistory: regHistory{unknown: true}}
 	for _, w := range past {
 		p.add(regOp{write: true, value: w.content(), ret: never}, w)
 	}

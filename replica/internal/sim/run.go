@@ -50,7 +50,8 @@ func NewRun(s Script, trace bool) *Run {
 	if change := families[opt.Family]; change != nil {
 		change(&opt)
 	}
-	r := &Run{Cluster: New(s.Seed, opt), script: s, table: allActions(), reads: newReadHistory(), Figures: Figures{Runs: 1, Faults: map[string]int{}}}
+	r := &Run{Cluster: New(s.Seed, opt), script: s, table: allActions(), Figures: Figures{Runs: 1, Faults: map[string]int{}}}
+	r.reads = newReadHistory(func() time.Duration { return r.now })
 	r.story = newStory(r)
 	r.observer = r.story
 	for range opt.Volumes {
