@@ -41,6 +41,11 @@ func (r *Run) resize(a *rand.Rand) {
 	opt.AssumePeerHasSpace = r.cfg.Reckless && a.IntN(3) == 0
 	r.cutOff(vol, opt.Size)
 	r.fault("resize")
+	r.setSize(n, vol, opt)
+}
+
+// setSize gives the command.
+func (r *Run) setSize(n *Node, vol int, opt core.ResizeOptions) {
 	r.tracef("%d resize of volume %d to %d sectors", n.idx, vol, opt.Size)
 	n.Resize(vol, opt, func(err error) { r.tracef("%d resize: %v", n.idx, err) })
 }
@@ -58,8 +63,7 @@ func (r *Run) unsize() {
 	for _, n := range r.Nodes {
 		for vol := range n.disks {
 			if n.core != nil && r.books[vol].end < noEnd {
-				r.tracef("%d takes all of volume %d again", n.idx, vol)
-				n.Resize(vol, core.ResizeOptions{AssumePeerHasSpace: true}, func(err error) { r.tracef("%d resize: %v", n.idx, err) })
+				r.setSize(n, vol, core.ResizeOptions{AssumePeerHasSpace: true})
 			}
 		}
 	}

@@ -282,20 +282,18 @@ func (d *Dual) settle() {
 	}
 	last := d.now
 	good := func(n *Node) bool {
-		if n.core == nil {
+		if !settled(n) {
 			return false
 		}
 		v := n.core.Snapshot().Volumes[0]
-		s := v.State
-		return s.Conn == protocol.Connected && s.Disk == protocol.UpToDate && s.PeerDisk == protocol.UpToDate &&
-			s.Role == protocol.Primary && v.OutOfSync == 0 && v.Pending == 0 && v.Unacked == 0 && v.AppPending == 0
+		return v.State.Role == protocol.Primary && v.OutOfSync == 0 && v.Pending == 0 && v.Unacked == 0 && v.AppPending == 0
 	}
 	d.Until("both Primary and UpToDate", 10*time.Minute, func() bool {
 		if d.now-last > 300*time.Millisecond {
 			last = d.now
 			for _, n := range d.Nodes {
 				d.heal(n)
-				if s, up := n.State(0); up && settled(n) && s.Role == protocol.Primary && d.now > time.Minute && n.core.Snapshot().Volumes[0].OutOfSync > 0 {
+				if s, _ := n.State(0); settled(n) && s.Role == protocol.Primary && d.now > time.Minute && n.core.Snapshot().Volumes[0].OutOfSync > 0 {
 					// Marks of a resync that ended, which a disk that failed then kept: the
 					// identifiers say that there is nothing to copy.
 					d.ask(n, "invalidate", func(c *core.Command) { n.core.Invalidate(c, 0) })

@@ -85,13 +85,13 @@ func readOnDisk(d *Disk, external bool) (*onDisk, error) {
 	if o.flags&flagPrimary == 0 {
 		return o, nil
 	}
-	return o, o.replay(d, at+512*al, stripes*blocks, u32(72))
+	return o, o.replay(d, at+512*al, stripes*blocks)
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // replay reads the ring of the activity log (spec: on-disk 5.5).
-func (o *onDisk) replay(d *Disk, at, blocks int64, slots uint32) error {
+func (o *onDisk) replay(d *Disk, at, blocks int64) error {
 	type transaction struct {
 		number uint32
 		block  []byte
@@ -138,7 +138,7 @@ func (o *onDisk) replay(d *Disk, at, blocks int64, slots uint32) error {
 			context, start := uint32(binary.BigEndian.Uint16(t.block[16:])), uint32(binary.BigEndian.Uint16(t.block[18:]))
 			// al-extents may have changed since: each transaction has its own number.
 			if context < 67 || context > 65534 {
-				return badMeta("a transaction of %d slots, the superblock has %d", context, slots)
+				return badMeta("a transaction of %d slots, want 67 to 65534", context)
 			}
 			for i := range uint32(919) {
 				if e := binary.BigEndian.Uint32(t.block[420+4*i:]); e != 0xFFFFFFFF || start+i < context {
