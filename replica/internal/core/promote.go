@@ -245,7 +245,6 @@ func (c *Core) promoteFailed(err error) {
 // before the command is done.
 func (c *Core) promoted() {
 	p := c.promoting
-	c.promoting = nil
 	left := 1
 	done := func() {
 		if left--; left == 0 {
@@ -277,6 +276,16 @@ func (c *Core) promoted() {
 		v.syncSuper(func(error) { done() })
 	}
 	done()
+	c.promoting = nil
+	c.stateAdmits()
+}
+
+// notYet reports whether a volume is Primary, and the promotion that made it so has not
+// ended: others of its volumes may have to wait, or fail, and the generation that is due
+// for this one begins with theirs.
+func (v *volume) notYet() bool {
+	p := v.c.promoting
+	return p != nil && p.done[v.idx]
 }
 
 // Demote makes every volume Secondary, after all writes are acknowledged.

@@ -74,7 +74,7 @@ func (v *volume) blocks(kind IOKind) bool {
 		v.disk == protocol.Attaching || v.disk == protocol.Negotiating || v.disk == protocol.Failed {
 		return true
 	}
-	if kind != IORead && (v.gates > 0 || v.lettingGo()) {
+	if kind != IORead && (v.gates > 0 || v.lettingGo() || v.notYet()) {
 		return true
 	}
 	return v.exchanging()
