@@ -121,9 +121,11 @@ func (c *Core) generationAfter(pd *peerDevice, o, n protocol.State) {
 		before = metadata.DiskUpToDate
 		defer pd.heldNoMore()
 	}
-	if n.Conn == protocol.Connected && n.PeerDisk == protocol.UpToDate && o.PeerDisk < protocol.UpToDate && v.ids.Bitmap != metadata.UUIDNone {
+	if n.Conn == protocol.Connected && n.Disk >= protocol.Inconsistent && n.PeerDisk == protocol.UpToDate &&
+		(o.PeerDisk < protocol.UpToDate || o.Disk < protocol.Inconsistent) && v.ids.Bitmap != metadata.UUIDNone {
 		// A target had all blocks when this node gave the resync up: it has our
-		// generation now, and the bitmap identifier stays.
+		// generation now, and the bitmap identifier stays. Of a disk that is still being
+		// attached, and was not compared with the peer's, that says nothing.
 		pd.feed = metadata.FeedStarted(v.ids, v.ids)
 	}
 	if v.leaving && !v.sealed && o.Conn >= protocol.Connected && n.Conn < protocol.Connected && n.Disk == protocol.UpToDate && n.Role == protocol.Primary && o.Peer != protocol.Primary {
