@@ -55,7 +55,8 @@ func (f connectOption) connect(o *core.ConnectOptions) { f(o) }
 
 // DiscardMyData makes this node the victim if the connection meets a split
 // brain: its changes since then are overwritten by the peer's. It is for one
-// connection, and not for a Primary (spec: behaviour 4.4).
+// connection, the first that gets as far as a resync or needs none, and not for a
+// Primary: a promotion ends it (spec: behaviour 4.4).
 func DiscardMyData() ConnectOption {
 	return connectOption(func(o *core.ConnectOptions) { o.DiscardMyData = true })
 }

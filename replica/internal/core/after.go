@@ -75,6 +75,7 @@ func (c *Core) afterChange(t transition) {
 		pd.callLocalIOError()
 	}
 	if n.Conn != o.Conn {
+		pd.p.discarded()
 		pd.congestionAfter(o.Conn, n.Conn)
 		pd.resyncAfter(o.Conn, n.Conn)
 		pd.verifyAfter(o.Conn, n.Conn)

@@ -153,7 +153,17 @@ func (p *peer) sendParams() {
 		send(p, protocol.DataStream, protocol.CmdState, pd.v.cfg.Number, s)
 		pd.stateSent = true
 	}
-	p.opt.DiscardMyData = false // one-shot
+}
+
+// discarded ends discard-my-data, which is for one connection: the first on which every
+// volume learns what to copy. One that breaks before that has resolved nothing.
+func (p *peer) discarded() {
+	for _, pd := range p.pds {
+		if pd.conn != protocol.Connected && pd.conn < protocol.SyncSource {
+			return
+		}
+	}
+	p.opt.DiscardMyData = false
 }
 
 func (p *peer) ownProtocol() protocol.Protocol {
@@ -174,7 +184,7 @@ func (p *peer) ownProtocol() protocol.Protocol {
 // receiveProtocol compares the settings that must match (spec: behaviour 4.2).
 func (p *peer) receiveProtocol(peer protocol.Protocol) error {
 	own := p.ownProtocol()
-	own.Flags &^= protocol.ProtocolDiscardMyData // the one-shot flag is gone already; the handshake looks at both
+	own.Flags &^= protocol.ProtocolDiscardMyData // the handshake looks at both
 	if err := own.Compatible(peer, &p.session); err != nil {
 		p.refuse(fmt.Errorf("%w: %w", ErrIncompatible, err))
 		return nil

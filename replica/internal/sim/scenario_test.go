@@ -246,6 +246,51 @@ func TestSplitBrainAndDiscardMyData(t *testing.T) {
 	}
 }
 
+// TestDiscardMyDataOnABadLink: the link breaks after every few steps of the handshake. What
+// the administrator has decided holds for the next attempt, and for no later split brain.
+func TestDiscardMyDataOnABadLink(t *testing.T) {
+	apart := func(s *scene) {
+		s.disconnect(s.a)
+		s.disconnect(s.b)
+		for i, n := range s.Nodes {
+			s.promote(n)
+			s.write(n, int64(i)*65536, byte(0x10+i), 4096)
+			s.demote(n)
+		}
+	}
+	broken := 0
+	for step := range 60 {
+		s := skipped(t, testOptions())
+		apart(s)
+		s.connect(s.b, core.ConnectOptions{DiscardMyData: true})
+		s.a.mustDo(t, "connect", func(cmd *core.Command) { s.a.core.Connect(cmd, 0, core.ConnectOptions{}) })
+		s.until("connecting", func() bool { return s.st(s.b).Conn == protocol.WFReportParams })
+		for range step {
+			s.step()
+		}
+		if s.st(s.b).Conn < protocol.SyncSource {
+			broken++
+		}
+		s.SetLink(false)
+		s.until("cut", func() bool {
+			return s.st(s.a).Conn < protocol.Connected && s.st(s.b).Conn < protocol.Connected
+		})
+		s.SetLink(true)
+		s.until("synced", s.bothUpToDate)
+		s.equal()
+		require.Equal(t, byte(0x10), s.b.disks[0].Bytes()[0], "the survivor's data")
+		require.Equal(t, byte(0), s.b.disks[0].Bytes()[65536], "the victim's changes are gone")
+		apart(s)
+		for _, n := range s.Nodes {
+			s.connect(n, core.ConnectOptions{})
+		}
+		s.until("both StandAlone", func() bool {
+			return s.st(s.a).Conn == protocol.StandAlone && s.st(s.b).Conn == protocol.StandAlone
+		})
+	}
+	require.Greater(t, broken, 10)
+}
+
 func TestInvalidate(t *testing.T) {
 	for _, remote := range []bool{false, true} {
 		s := skipped(t, testOptions())
