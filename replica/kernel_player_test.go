@@ -235,15 +235,16 @@ func (k *kernelPlayer) guard(allow map[string]bool) error {
 
 // gaveUp reports whether the kernel has given up that many connections of its own.
 func (k *kernelPlayer) gaveUp(times int) bool {
-	return soon(func() bool {
-		seen := 0
-		for _, line := range k.lab.guest.LogSoFar(k.began) {
-			if gaveUpItself(line) {
-				seen++
-			}
+	return soon(func() bool { return k.gaveUpSoFar() >= times })
+}
+
+func (k *kernelPlayer) gaveUpSoFar() (seen int) {
+	for _, line := range k.lab.guest.LogSoFar(k.began) {
+		if gaveUpItself(line) {
+			seen++
 		}
-		return seen >= times
-	})
+	}
+	return seen
 }
 
 var stateChange = regexp.MustCompile(`(\w+)\( (\w+) -> (\w+) \)`)

@@ -49,14 +49,14 @@ var kernelVerbs = map[string]func(k *kernelPlayer, s *stage, a *args) error{
 		}
 		return k.lab.guest.Restart(k.ctx)
 	},
-	"connect": func(k *kernelPlayer, _ *stage, a *args) error {
-		var opts []string
-		for _, name := range []string{"discard-my-data", "tentative"} {
-			if a.flag(name) {
-				opts = append(opts, "--"+name)
-			}
+	"connect": func(k *kernelPlayer, s *stage, a *args) error {
+		switch {
+		case a.flag("discard-my-data"):
+			return k.connectAsVictim(s)
+		case a.flag("tentative"):
+			return k.kernel.Connect(k.ctx, k.port, "--tentative")
 		}
-		return k.kernel.Connect(k.ctx, k.port, opts...)
+		return k.kernel.Connect(k.ctx, k.port)
 	},
 	"disconnect": func(k *kernelPlayer, _ *stage, a *args) error {
 		k.leaves++
@@ -197,6 +197,29 @@ func kernelResync(k *kernelPlayer, _ *stage, a *args) error {
 		return err
 	}
 	return fmt.Errorf("resyncs of %d bytes", began)
+}
+
+// connectAsVictim: a connection that the kernel gives up itself uses its discard-my-data
+// up. Then both nodes are connected again, as an administrator would.
+func (k *kernelPlayer) connectAsVictim(s *stage) error {
+	for before := k.gaveUpSoFar(); ; before = k.gaveUpSoFar() {
+		if err := k.kernel.Connect(k.ctx, k.port, "--discard-my-data"); err != nil {
+			return err
+		}
+		conn := ""
+		soon(func() bool {
+			m, err := k.state()
+			conn = m.Conn
+			return err == nil && (conn == "Connected" || strings.HasPrefix(conn, "Sync") || conn == "StandAlone")
+		})
+		if conn != "StandAlone" || k.gaveUpSoFar() == before {
+			return nil
+		}
+		survivor := s.nodes[other(k.name)].res
+		if err := survivor.Connect(k.ctx); err != nil && !errors.Is(err, replica.ErrConnected) {
+			return err
+		}
+	}
 }
 
 // put writes to a disk of the guest from outside.
