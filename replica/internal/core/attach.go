@@ -299,6 +299,7 @@ func (v *volume) attached(cmd *Command) {
 	pd.sendSizes(0)
 	pd.sendUUIDs(0)
 	pd.sendState()
+	pd.idsDue = true
 	c.when(func() bool { return v.disk != protocol.Negotiating }, func() {
 		if v.disk <= protocol.Failed {
 			c.finish(cmd, fmt.Errorf("attach: %w", errors.Join(v.attachErr, ErrDataStale)))

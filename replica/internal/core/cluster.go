@@ -143,6 +143,10 @@ func (pd *peerDevice) receiveStateRequest(q protocol.StateRequest) {
 		p.receiveConnRequest(q)
 		return
 	}
+	if pd.knows(q.Swapped()) {
+		pd.answerKnown()
+		return
+	}
 	code := protocol.CodeConcurrentStateChange
 	nested := c.settling
 	c.settling = true

@@ -38,6 +38,9 @@ func (v *volume) diskFailed(why cause, what string, err error) {
 		pd.abortVerify(ErrIO)
 		if v.disk > protocol.Inconsistent {
 			v.c.change(pd, fact, func(s *protocol.State) { s.Disk = protocol.Inconsistent })
+			if v.role == protocol.Primary {
+				v.gateSuper() // until the metadata says so a crash would make this disk the better one
+			}
 		}
 		if why == causeFlush && pd.bm != nil {
 			// Some of what it had may be gone, blocks that count as in sync among it.
@@ -68,22 +71,61 @@ func (pd *peerDevice) callLocalIOError() {
 // failed. Until it answers no write is acknowledged that only the peer has. A crash
 // would make this disk, a crashed Primary's, the better one to a peer that knows nothing.
 func (pd *peerDevice) tellFailed() {
-	v := pd.v
-	if !v.untold || v.disk != protocol.Failed {
-		return
+	if v := pd.v; v.untold && v.disk == protocol.Failed {
+		pd.askKnown()
 	}
-	pd.p.queueCluster(&clusterRequest{pd: pd, ask: true, req: protocol.StateRequest{}.WithDisk(protocol.Failed), done: func(code protocol.Code) {
+}
+
+// askKnown sends the question of tellFailed. A wish of the peer's own may go first.
+func (pd *peerDevice) askKnown() {
+	v := pd.v
+	disk := protocol.Diskless
+	if v.disk == protocol.Failed {
+		disk = v.disk
+	}
+	pd.p.queueCluster(&clusterRequest{pd: pd, ask: true, req: protocol.StateRequest{}.WithDisk(disk), done: func(code protocol.Code) {
+		if (code == protocol.CodeConcurrentStateChange || code == protocol.CodeInTransientState) && v.disk <= protocol.Failed {
+			pd.askKnown()
+			return
+		}
 		v.untold = false
+		if !code.Success() {
+			v.denials++
+		}
 		for _, r := range v.c.requests.live() {
 			if r.v != v || !r.onlyThere() {
 				continue
 			}
-			if code == protocol.CodeKeepWaiting { // the connection is gone, and nobody knows what it knew
+			if !code.Success() { // the connection is gone, and nobody knows what it knew; or its disk is
 				r.net, r.err = partFailed, ErrConnectionLost
 			}
 			v.c.maybeComplete(r)
 		}
 	}})
+}
+
+// knows reports whether the peer asks for what it has told already: see askKnown.
+func (pd *peerDevice) knows(in protocol.StateRequest) bool {
+	return in.Mask == (protocol.State{PeerDisk: protocol.DiskMask}) && in.Value.PeerDisk <= protocol.Failed &&
+		pd.disk <= protocol.Failed && pd.conn >= protocol.Connected
+}
+
+// answerKnown answers askKnown when the generation that has begun for it is durable. The
+// peer acknowledges then what only this disk has; if this node died first, its disk and
+// the one that failed would be taken for equally good.
+func (pd *peerDevice) answerKnown() {
+	v, p, gen := pd.v, pd.p, pd.p.gen
+	gone := func() bool { return p.gen != gen || !p.alive() }
+	v.c.when(func() bool { return v.gates == 0 || gone() }, func() {
+		if gone() {
+			return
+		}
+		code := protocol.CodeSuccess
+		if v.disk != protocol.UpToDate {
+			code = protocol.CodeNoUpToDateDisk
+		}
+		send(p, protocol.MetaStream, protocol.CmdStateChgReply, v.cfg.Number, protocol.StateReply{Code: code})
+	})
 }
 
 // onlyThere reports whether a write has failed here and is on the peer's disk, a good one.

@@ -96,8 +96,9 @@ func (pd *peerDevice) decides(own, ps protocol.State) bool {
 	}
 	return own.Conn < protocol.Connected ||
 		own.Conn == protocol.Connected && (ps.Disk == protocol.Negotiating ||
-			// A P_STATE from before the peer heard of our attach says nothing about it.
-			own.Disk == protocol.Negotiating && ps.PeerDisk >= protocol.Negotiating) ||
+			// A P_STATE from before the peer heard of our attach, or even of the
+			// failure before that, says nothing about it.
+			own.Disk == protocol.Negotiating && ps.PeerDisk >= protocol.Negotiating && !pd.idsDue) ||
 		pd.considerResync && own.Conn == protocol.Connected || // else a resync by command is under way
 		// The same, of a promotion that this node consented to before it was attached.
 		own.Conn == protocol.Connected && own.Disk == protocol.Inconsistent && pd.disk == protocol.Inconsistent &&

@@ -229,6 +229,7 @@ func (pd *peerDevice) receiveUUIDs(q protocol.UUIDs) {
 		History: [2]metadata.UUID{metadata.UUID(q.History[0]), metadata.UUID(q.History[1])},
 	}
 	pd.idsValid, pd.uuidFlags, pd.uuidBits = true, metadata.UUIDFlags(q.Flags), q.BitmapBits
+	pd.idsDue = false
 	if !v.offersDisk() {
 		// A connected peer that has had no disk so far attaches one.
 		if v.role == protocol.Primary && (pd.conn < protocol.Connected || pd.disk < protocol.Inconsistent) && !metadata.AcceptsData(v.exposed, pd.ids.Current, metadata.DiskUnknown) {

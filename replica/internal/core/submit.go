@@ -195,10 +195,12 @@ func (v *volume) flushAtPeer(io *IO, err error) {
 		return
 	}
 	gen := pd.p.gen
-	want := pd.p.tx.closed
-	c.when(func() bool { return pd.p.gen != gen || !pd.p.alive() || pd.p.tx.acked-want < 1<<31 }, func() {
+	want, denials := pd.p.tx.closed, v.denials
+	c.when(func() bool { return pd.p.gen != gen || !pd.p.alive() || pd.p.tx.acked-want < 1<<31 && !v.untold }, func() {
 		v.appPending--
 		switch {
+		case pd.p.gen == gen && v.denials != denials:
+			c.complete(io, err)
 		case pd.p.gen == gen && pd.p.alive():
 			c.complete(io, nil)
 		case c.suspNoData && c.suspErr == nil:

@@ -65,6 +65,7 @@ type volume struct {
 	unborn             metadata.UUID // a generation that began here, and that no write has completed in yet
 	missed             metadata.UUID // the generation in which only the peer has a write that was acknowledged
 	untold             bool          // the disk failed, and the peer, whose copy is the good one now, has not said that it knows
+	denials            uint64        // the times that it did not say so
 	ioErrorHook        bool          // the handler local-io-error has to end first
 	turn               bool          // of read-balancing round-robin
 	closing            bool          // the activity log is being emptied for a detach
@@ -88,6 +89,7 @@ type peerDevice struct {
 	bm                         *bitmap.Bitmap // nil while this node is Diskless
 	ids                        metadata.GenerationIDs
 	idsValid                   bool
+	idsDue                     bool // those that the peer answers an attach with
 	uuidFlags                  metadata.UUIDFlags
 	uuidBits                   uint64
 	sentBits                   uint64 // own count as sent with the last P_UUIDS
