@@ -156,6 +156,9 @@ func (pd *peerDevice) receiveStateRequest(q protocol.StateRequest) {
 			code = pd.refusedDetach(in)
 		}
 		if code.Success() {
+			code = pd.refusedOlder(in)
+		}
+		if code.Success() {
 			code = c.change(pd, wish, func(s *protocol.State) { *s = in.Apply(*s) })
 		}
 	}

@@ -71,13 +71,16 @@ func (c *Core) promoteNext() {
 	pd := v.pds[0]
 	req := p.request()
 	code := c.allowed(pd, func(s *protocol.State) { *s = req.Apply(*s) })
+	if v.older && code.Success() && !p.forced[p.next] {
+		code = protocol.CodeNoUpToDateDisk
+	}
 	switch {
 	case code == protocol.CodeInTransientState:
 		c.promoteLater()
 	case c.promotesAlone(pd, code):
 		c.promoteIfGranted(pd)
 	case code == protocol.CodeNoUpToDateDisk && p.force && !p.forced[p.next] &&
-		v.disk >= protocol.Inconsistent && v.disk < protocol.UpToDate && v.disk != protocol.DUnknown:
+		v.disk >= protocol.Inconsistent && (v.disk < protocol.UpToDate || v.older) && v.disk != protocol.DUnknown:
 		p.forced[p.next] = true
 		c.promoteNext()
 	case (code == protocol.CodeTwoPrimaries || code == protocol.CodeOtherVolumePeerPrimary) && !p.retried &&

@@ -48,7 +48,7 @@ func (pd *peerDevice) prepare(s protocol.State) (out protocol.State, abort bool)
 			s.Disk, s.PeerDisk = protocol.Failed, protocol.DUnknown
 		}
 	}
-	s, abort = sanitize(s)
+	s, abort = sanitize(pd.staysOld(s))
 	if abort && pd.resync.newPart && pd.conn == protocol.WFSyncUUID && s.Disk == protocol.Inconsistent {
 		s.Disk = protocol.UpToDate // what the other node has had since it was Connected is here, too
 	}
@@ -158,6 +158,7 @@ func (c *Core) commit(pd *peerDevice, old, s protocol.State) {
 		}
 	}
 	pd.store(s)
+	pd.raised(old, s)
 	if old.Role != protocol.Primary && s.Role == protocol.Primary {
 		pd.holdAllVerified()
 	}
@@ -230,7 +231,7 @@ func (v *volume) updateFlags() {
 	set(s.Disk > protocol.Inconsistent, metadata.Consistent)
 	set(s.Role == protocol.Primary || s.PeerDisk < protocol.Inconsistent && s.Peer == protocol.Primary, metadata.PrimaryInd)
 	set(s.Conn > protocol.WFReportParams, metadata.ConnectedInd)
-	set(s.Disk > protocol.Outdated, metadata.WasUpToDate)
+	set(s.Disk > protocol.Outdated && !v.older, metadata.WasUpToDate)
 	set(s.PeerDisk >= protocol.Inconsistent && s.PeerDisk <= protocol.Outdated, metadata.PeerOutdated)
 	set(v.crashedPrimary, metadata.CrashedPrimary)
 	if f != v.sb.Flags {

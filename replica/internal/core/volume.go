@@ -74,6 +74,7 @@ type volume struct {
 	asked              bool          // the arbiter was asked about the present generation
 	lostWrites         bool          // what was written, and not flushed, may be gone with the disk
 	peerBears          bool          // the peer begins a generation for this Primary, whose disk went, and has not told it yet
+	older              bool          // than the peer's, although it shows as UpToDate: see raised
 	degraded           bool          // at attach: a lone Primary crashed (spec: behaviour 6.11)
 }
 

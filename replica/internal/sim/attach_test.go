@@ -66,3 +66,57 @@ func TestAttachBothDiverged(t *testing.T) {
 	}
 	require.Less(t, neither, 20, "one that is faster stays")
 }
+
+// An Outdated disk beside a peer that has none yet is as old as it was: neither node is
+// promoted with it, and it is Outdated again when the link breaks. The operator may
+// declare it good.
+func TestOutdatedBesideDiskless(t *testing.T) {
+	s := skipped(t, testOptions())
+	s.promote(s.a)
+	s.SetLink(false)
+	s.until("alone", func() bool { return s.st(s.b).Conn < protocol.Connected && s.st(s.a).Conn < protocol.Connected })
+	s.b.mustDo(t, "outdate", func(cmd *core.Command) { s.b.core.Outdate(cmd, 0) })
+	s.write(s.a, 0, 1, 4096)
+	s.demote(s.a)
+	s.a.mustDo(t, "detach", func(cmd *core.Command) { s.a.core.Detach(cmd, 0, false) })
+	s.SetLink(true)
+	connected := func() bool { return s.st(s.a).Conn == protocol.Connected && s.st(s.b).Conn == protocol.Connected }
+	s.until("connected", connected)
+	refused := func(n *Node, force bool) {
+		t.Helper()
+		var err error
+		done := false
+		n.Command(func(cmd *core.Command) { n.core.Promote(cmd, force) }, func(e error) { done, err = true, e })
+		s.until("promote", func() bool { return done })
+		require.ErrorIs(t, err, protocol.CodeNoUpToDateDisk)
+	}
+	require.Equal(t, protocol.UpToDate, s.st(s.b).Disk, "as a kernel would show it")
+	refused(s.b, false)
+	refused(s.a, false)
+	refused(s.a, true)
+
+	s.SetLink(false)
+	s.until("alone", func() bool { return s.st(s.b).Conn < protocol.Connected && s.st(s.a).Conn < protocol.Connected })
+	require.Equal(t, protocol.Outdated, s.st(s.b).Disk)
+	s.SetLink(true)
+	s.until("connected", connected)
+
+	// Its metadata say so, too.
+	s.b.mustDo(t, "detach", func(cmd *core.Command) { s.b.core.Detach(cmd, 0, false) })
+	attach := func(n *Node) {
+		t.Helper()
+		done := false
+		n.Attach(0, func(err error) { require.NoError(t, err); done = true })
+		s.until("attached", func() bool { return done })
+	}
+	attach(s.b)
+	require.Equal(t, protocol.UpToDate, s.st(s.b).Disk)
+	refused(s.b, false)
+
+	// The newer disk comes: compared with it, the other is good.
+	attach(s.a)
+	s.until("both good", s.bothUpToDate)
+	s.promote(s.b)
+	s.write(s.b, 4096, 2, 4096)
+	s.equal()
+}
