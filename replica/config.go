@@ -232,7 +232,8 @@ type OnIOError uint8
 const (
 	// Detach drops the disk; the volume goes on over the peer.
 	Detach OnIOError = iota
-	// PassOn keeps the disk, marked Inconsistent.
+	// PassOn keeps the disk. It is Inconsistent from then on if the peer has a good one;
+	// else it stays the best there is, and the application gets the error.
 	PassOn
 	// CallLocalIOError publishes the event local-io-error and drops the disk.
 	CallLocalIOError

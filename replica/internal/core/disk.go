@@ -36,7 +36,9 @@ func (v *volume) diskFailed(why cause, what string, err error) {
 	pd := v.pds[0]
 	if v.cfg.DetachOnIO == IOPassOn && why != causeMeta && why != causeTimeout {
 		pd.abortVerify(ErrIO)
-		if v.disk > protocol.Inconsistent {
+		// A disk that is the best there is stays so: else an older one, when its node
+		// comes back, would overwrite it.
+		if better := pd.conn >= protocol.Connected && pd.disk == protocol.UpToDate; v.disk > protocol.Inconsistent && better {
 			v.c.change(pd, fact, func(s *protocol.State) { s.Disk = protocol.Inconsistent })
 			if v.role == protocol.Primary {
 				v.gateSuper() // until the metadata says so a crash would make this disk the better one
