@@ -51,7 +51,7 @@ func (v *volume) diskFailed(why cause, what string, err error) {
 		return
 	}
 	v.lostCache = true
-	v.untold = v.role == protocol.Primary && pd.conn >= protocol.Connected && pd.p.phase == phaseUp
+	v.untold = pd.telling()
 	v.ioErrorHook = v.cfg.DetachOnIO == IOCallLocalIOError
 	v.c.change(pd, fact, func(s *protocol.State) { s.Disk = protocol.Failed })
 }
@@ -67,6 +67,11 @@ func (pd *peerDevice) callLocalIOError() {
 			pd.tellFailed()
 		}
 	})
+}
+
+// telling reports whether the peer has to know before a write counts that only it has.
+func (pd *peerDevice) telling() bool {
+	return pd.v.role == protocol.Primary && pd.conn >= protocol.Connected && pd.p.phase == phaseUp
 }
 
 // tellFailed asks the peer what it has just been told: that this Primary's disk has
@@ -183,6 +188,7 @@ func (c *Core) Detach(cmd *Command, vol int, force bool) {
 	gone := func() bool { return v.disk == protocol.Diskless }
 	if force {
 		v.lostCache = true
+		v.untold = v.untold || v.hasDisk() && pd.telling()
 		c.change(pd, fact, func(s *protocol.State) { s.Disk = protocol.Failed })
 		v.abandon(fmt.Errorf("%w: detached by force", ErrDiskless))
 		c.when(gone, func() { c.finish(cmd, nil) })

@@ -1,0 +1,90 @@
+// Copyright The blockmirror Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package sim
+
+import (
+	"bytes"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/go-blockmirror/blockmirror/protocol"
+	"github.com/go-blockmirror/blockmirror/replica/internal/core"
+)
+
+// TestPassOnAndCrash: with on-io-error pass-on a write that only the peer has is not
+// acknowledged before the metadata says that the own disk is not good any more. Else the
+// Primary, after a crash, would be the source of a resync without that write.
+func TestPassOnAndCrash(t *testing.T) {
+	opt := testOptions()
+	opt.External, opt.Volume.DetachOnIO = true, core.IOPassOn
+	s := skipped(t, opt)
+	s.promote(s.a)
+	s.write(s.a, 4096, 1, 4096) // its extent is in the activity log from now on
+	s.Run(time.Second)
+	s.a.metas[0].Frozen, s.a.disks[0].FailWrites = true, true
+	w := s.startWrite(s.a, 4096, 7)
+	s.Run(time.Second)
+	require.Equal(t, protocol.Inconsistent, s.st(s.a).Disk)
+	require.False(t, w.done)
+	s.a.metas[0].thaw()
+	s.until("the write", func() bool { return w.done })
+	require.NoError(t, w.err)
+	s.a.disks[0].FailWrites = false
+
+	s.a.Crash(true)
+	s.Run(time.Second)
+	s.a.Boot()
+	s.Run(time.Second)
+	s.connect(s.a, core.ConnectOptions{})
+	s.until("synced", s.bothUpToDate)
+	s.equal()
+	s.promote(s.a)
+	require.Equal(t, bytes.Repeat([]byte{7}, 4096), s.read(s.a, 4096, 4096))
+}
+
+// TestOnlyCopyIsRemembered: a write that only the peer has is acknowledged when the peer
+// will remember, even after a crash, that the Primary went on without its own disk. Else
+// that disk, when it comes back, would be the source of a resync without the write.
+func TestOnlyCopyIsRemembered(t *testing.T) {
+	for _, forced := range []bool{false, true} {
+		opt := timeoutOptions()
+		opt.External, opt.Volume.DiskTimeout = true, time.Minute
+		s := skipped(t, opt)
+		s.promote(s.a)
+		s.write(s.a, 4096, 1, 4096)
+		s.Run(time.Second)
+		s.b.metas[0].Frozen = true
+		s.a.disks[0].Frozen, s.a.disks[0].FailWrites = forced, !forced
+		w := s.startWrite(s.a, 4096, 7)
+		s.Run(time.Second)
+		if forced {
+			s.a.mustDo(t, "detach", func(cmd *core.Command) { s.a.core.Detach(cmd, 0, true) })
+		}
+		s.until("diskless", func() bool { return s.st(s.a).Disk == protocol.Diskless })
+		s.Run(time.Second)
+		require.False(t, w.done, "forced %v", forced)
+		s.b.metas[0].thaw()
+		s.until("the write", func() bool { return w.done })
+		require.NoError(t, w.err)
+		s.a.disks[0].FailWrites = false
+		s.a.disks[0].thaw()
+		for _, n := range s.Nodes {
+			n.Crash(true)
+		}
+		s.Run(time.Second)
+		for _, n := range s.Nodes {
+			n.Boot()
+		}
+		s.Run(time.Second)
+		for _, n := range s.Nodes {
+			s.connect(n, core.ConnectOptions{})
+		}
+		s.until("synced", s.bothUpToDate)
+		s.equal()
+		s.promote(s.a)
+		require.Equal(t, bytes.Repeat([]byte{7}, 4096), s.read(s.a, 4096, 4096))
+	}
+}
