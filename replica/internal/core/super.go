@@ -18,6 +18,7 @@ type superWriter struct {
 	waiting []func(error)             // for the next write
 	inWrite []func(error)             // for the one under way
 	current metadata.UUID             // in the block under way
+	bitmap  metadata.UUID             // and the bitmap identifier there
 	durable metadata.UUID             // on disk
 	primary bool                      // PrimaryInd is set on disk
 	setting bool                      // and in the block under way
@@ -83,9 +84,12 @@ func (v *volume) writeDirtySuper() {
 		})
 		return
 	}
-	if !v.sameDevice && !v.ids.Current.Equal(v.md.current) && v.disk > protocol.Attaching {
+	named := v.ids.Bitmap != metadata.UUIDNone && !v.ids.Bitmap.Equal(v.md.bitmap)
+	if !v.sameDevice && (named || !v.ids.Current.Equal(v.md.current)) && v.disk > protocol.Attaching {
 		// What the last generation has acknowledged is in this disk's cache, perhaps
-		// only there once the new one has a name.
+		// only there once the new one has a name. And what the peer wrote just before
+		// it was lost came into the cache after that: a resync that is about to begin
+		// gives it back to the peer, and clears the peer's marks.
 		v.flushData(v.writeSuper)
 		return
 	}
@@ -106,7 +110,7 @@ func (v *volume) writeSuper(err error) {
 	}
 	sb := v.superblock()
 	sb.Encode(v.md.buf)
-	v.md.current, v.md.setting = sb.Current, sb.Flags&metadata.PrimaryInd != 0
+	v.md.current, v.md.bitmap, v.md.setting = sb.Current, sb.Bitmap, sb.Flags&metadata.PrimaryInd != 0
 	o := v.c.op()
 	o.Kind, o.Volume, o.vol, o.Meta = OpWrite, v.idx, v, true
 	o.Off, o.Buf, o.Len = v.layout.SuperblockOffset, v.md.buf[:], metadata.BlockSize
