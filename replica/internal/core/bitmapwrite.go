@@ -3,7 +3,10 @@
 
 package core
 
-import "github.com/go-blockmirror/blockmirror/bitmap"
+import (
+	"github.com/go-blockmirror/blockmirror/bitmap"
+	"github.com/go-blockmirror/blockmirror/protocol"
+)
 
 // bitmapWriter writes changed bitmap pages: one job at a time, one write at a
 // time, so that an older copy of a page never lands after a newer one. The pages
@@ -111,6 +114,8 @@ func (v *volume) flushData(fn func(error)) {
 	o := v.c.op()
 	o.Kind, o.Volume, o.vol, o.fn = OpFlush, v.idx, v, func(err error) {
 		if err != nil {
+			// The disk may stay, by on-io-error pass-on: the next flush of the application fails.
+			v.lostWrites = v.lostWrites || v.cfg.DetachOnIO == IOPassOn && v.role == protocol.Primary && v.pds[0].conn < protocol.Connected
 			v.diskFailed(causeFlush, "flush", err)
 		}
 		fn(err)

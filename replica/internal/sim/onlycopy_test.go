@@ -5,6 +5,7 @@ package sim
 
 import (
 	"bytes"
+	"errors"
 	"testing"
 	"time"
 
@@ -86,5 +87,42 @@ func TestOnlyCopyIsRemembered(t *testing.T) {
 		s.equal()
 		s.promote(s.a)
 		require.Equal(t, bytes.Repeat([]byte{7}, 4096), s.read(s.a, 4096, 4096))
+	}
+}
+
+// TestPassOnAlone: an error on the only disk that has what was written since the peer was
+// lost does not make that disk the worse one.
+func TestPassOnAlone(t *testing.T) {
+	for name, failing := range map[string]func(d *Disk, on bool){
+		"reads":              func(d *Disk, on bool) { d.FailReads = on },
+		"writes and flushes": func(d *Disk, on bool) { d.FailWrites = on },
+	} {
+		opt := testOptions()
+		opt.External, opt.Volume.DetachOnIO = true, core.IOPassOn
+		s := skipped(t, opt)
+		s.promote(s.a)
+		s.SetLink(false)
+		s.until("alone", func() bool { return s.st(s.a).Conn < protocol.Connected })
+		s.write(s.a, 4096, 1, 4096)
+		disk := s.a.disks[0]
+		failing(disk, true)
+		var errs []error
+		for _, kind := range []core.IOKind{core.IORead, core.IOWrite, core.IOFlush} {
+			io := &core.IO{Kind: kind, Off: 8192}
+			if kind != core.IOFlush {
+				io.Len, io.Buf = 4096, make([]byte, 4096)
+			}
+			done := false
+			s.a.IO(io, func(err error) { done, errs = true, append(errs, err) })
+			s.until("answered", func() bool { return done })
+		}
+		require.Error(t, errors.Join(errs...), name)
+		require.Equal(t, protocol.UpToDate, s.st(s.a).Disk, name)
+		failing(disk, false)
+
+		s.SetLink(true)
+		s.until("synced", s.bothUpToDate)
+		s.equal()
+		require.Equal(t, bytes.Repeat([]byte{1}, 4096), s.read(s.a, 4096, 4096), name)
 	}
 }
