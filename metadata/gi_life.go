@@ -148,7 +148,9 @@ func (g GenerationIDs) BirthOnPromotion(forced, connected bool, peerDisk DiskSta
 // suspended the caller postpones the birth, and drops it if the connection returns
 // first.
 func (g GenerationIDs) BirthOnLoss(before, after DiskState, connected, primary bool, own DiskState, shared bool) Birth {
-	lost := lostPeerData(before, after) || shared && !connected
+	// A peer that is known as Inconsistent may have been UpToDate a moment ago, and its
+	// node may have crashed before its metadata said that a write had failed.
+	lost := lostPeerData(before, after) || !connected && (shared || after == DiskInconsistent)
 	if !lost || !primary || own != DiskUpToDate {
 		return NoBirth
 	}

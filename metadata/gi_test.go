@@ -224,6 +224,7 @@ func TestBirthOnLoss(t *testing.T) {
 		{"recording already", recording, DiskUpToDate, DiskUnknown, false, true, false, DiskUpToDate, NoBirth},
 		{"a target may have finished", recording, DiskInconsistent, DiskUnknown, false, true, true, DiskUpToDate, BirthBeside},
 		{"the same, known as Inconsistent", recording, DiskInconsistent, DiskInconsistent, false, true, true, DiskUpToDate, BirthBeside},
+		{"peer Inconsistent, link lost", inSync, DiskInconsistent, DiskInconsistent, false, true, false, DiskUpToDate, BirthNew},
 		{"the same, still connected", recording, DiskInconsistent, DiskInconsistent, true, true, true, DiskUpToDate, NoBirth},
 		{"own disk no better", inSync, DiskUpToDate, DiskUnknown, false, true, true, DiskInconsistent, NoBirth},
 		{"own disk consistent only", inSync, DiskUpToDate, DiskUnknown, false, true, true, DiskConsistent, NoBirth},

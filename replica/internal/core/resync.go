@@ -389,20 +389,22 @@ func (pd *peerDevice) finishTarget() {
 	round := r.round
 	pd.p.rx.settle(func(err error) {
 		if err == nil && r.ending && r.round == round {
-			pd.flushTarget()
+			pd.flushTarget(round)
 		}
 	})
 }
 
-func (pd *peerDevice) flushTarget() {
+func (pd *peerDevice) flushTarget(round uint64) {
 	r, v := &pd.resync, pd.v
-	gen := pd.p.gen
 	// Not while the disk leaves: the source has agreed to that, and has given the resync
 	// up. It may have been asked, and have gone on without this disk before it answers.
 	still := func() bool {
-		return r.running && r.ending && pd.p.gen == gen && pd.conn == protocol.SyncTarget && !v.leaving && !pd.asksDetach()
+		return r.running && r.ending && r.round == round && pd.conn == protocol.SyncTarget && !v.leaving && !pd.asksDetach()
 	}
 	notNow := func() {
+		if r.round != round {
+			return // the flush was of a resync that was cut off: the present one may be ending, too
+		}
 		r.ending = false
 		if r.running && pd.asksDetach() {
 			r.timer.arm(v.c.now + 100*time.Millisecond)
