@@ -28,12 +28,14 @@ type story struct {
 // lineage is one volume's generations.
 type lineage struct {
 	parents map[metadata.UUID][]metadata.UUID
+	seen    map[metadata.UUID]uint64 // in which search: two ways often lead to one ancestor
+	search  uint64
 }
 
 func newStory(r *Run) *story {
 	s := &story{r: r, rng: rand.New(rand.NewPCG(r.Seed, 0x6f72646572))}
 	for range r.cfg.Volumes {
-		s.vols = append(s.vols, &lineage{parents: map[metadata.UUID][]metadata.UUID{metadata.UUIDJustCreated: nil}})
+		s.vols = append(s.vols, &lineage{parents: map[metadata.UUID][]metadata.UUID{metadata.UUIDJustCreated: nil}, seen: map[metadata.UUID]uint64{}})
 	}
 	for i := range s.heard {
 		s.heard[i] = make([]metadata.GenerationIDs, r.cfg.Volumes)
@@ -54,11 +56,20 @@ func (l *lineage) begun(child, parent metadata.UUID) {
 
 // descends reports whether a is b, or was made of it.
 func (l *lineage) descends(a, b metadata.UUID) bool {
+	l.search++
+	return l.find(a, b)
+}
+
+func (l *lineage) find(a, b metadata.UUID) bool {
 	if a == b {
 		return true
 	}
+	if l.seen[a] == l.search {
+		return false
+	}
+	l.seen[a] = l.search
 	for _, p := range l.parents[a] {
-		if l.descends(p, b) {
+		if l.find(p, b) {
 			return true
 		}
 	}
