@@ -115,6 +115,21 @@ func (pd *peerDevice) keepAllMarks() {
 	}
 }
 
+// copied clears the marks of blocks that the target has got from here, but for those of a
+// write that failed here, by on-io-error pass-on, and that the target has yet to do.
+func (pd *peerDevice) copied(sector uint64, size uint32) {
+	pd.setInSync(sector, size)
+	if pd.v.cfg.DetachOnIO != IOPassOn {
+		return
+	}
+	for _, r := range pd.v.c.requests.live() {
+		if r.pd == pd && r.kind != IORead && r.local == partFailed && r.flying &&
+			r.sector < sector+uint64(size)/512 && sector < r.sector+uint64(r.size)/512 {
+			pd.setOutOfSync(r.sector, r.size)
+		}
+	}
+}
+
 // receiveSyncAck answers resync traffic.
 func (pd *peerDevice) receiveSyncAck(cmd protocol.Command, a protocol.BlockAck) error {
 	r := &pd.resync
@@ -135,7 +150,7 @@ func (pd *peerDevice) receiveSyncAck(cmd protocol.Command, a protocol.BlockAck) 
 			// redundancy silently; the kernel does (spec: wire trap 22).
 			return errSequence
 		}
-		pd.setInSync(a.Sector, a.Size)
+		pd.copied(a.Sector, a.Size)
 		pd.rsPending = max(pd.rsPending-1, 0)
 		r.note()
 		pd.sourceMayBeDone()

@@ -85,7 +85,7 @@ func (pd *peerDevice) foundInSync(sector uint64, size uint32) {
 		return
 	}
 	r.countSame(sector, size)
-	pd.setInSync(sector, size)
+	pd.copied(sector, size)
 	pd.ack(protocol.CmdRSIsInSync, sector, protocol.IDSyncer, size)
 	pd.sourceMayBeDone()
 }

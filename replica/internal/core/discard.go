@@ -16,3 +16,17 @@ func (v *volume) discard(o *Op) {
 		o.Kind, o.MayUnmap, o.ZeroEdges = OpDiscard, false, !v.limits.DiscardZeroes
 	}
 }
+
+// zeroInstead writes zeroes where the disk has refused a discard, which is not held
+// against it. The peer's disk may have done it, and both are to read the same.
+func (v *volume) zeroInstead(o *Op) bool {
+	if o.Err == nil || o.Kind != OpDiscard || !v.hasDisk() {
+		return false
+	}
+	v.logf(LogWarn, "discard of %d bytes at %d: %v: zeroes are written instead", o.Len, o.Off, o.Err)
+	z := v.c.op()
+	z.Kind, z.Volume, z.vol, z.Off, z.Len, z.FUA = OpZero, v.idx, v, o.Off, o.Len, o.FUA
+	z.req, z.peer, z.IO, z.done = o.req, o.peer, o.IO, o.done
+	v.c.issue(z)
+	return true
+}

@@ -209,6 +209,9 @@ func (q *peerReq) write() {
 
 func peerWriteDone(_ *Core, o *Op) {
 	q, v := o.peer, o.vol
+	if v.zeroInstead(o) {
+		return
+	}
 	v.localPending--
 	if o.Err != nil {
 		q.failed = true

@@ -151,13 +151,16 @@ func (r *request) writeLocal() {
 func localWriteDone(c *Core, o *Op) {
 	r := o.req
 	v := o.vol
+	if v.zeroInstead(o) {
+		return
+	}
 	v.localPending--
 	if o.Err == nil && v.disk > protocol.Failed {
 		r.local = partOK
 		r.bothWritten()
 	} else {
-		r.localFailed(o.Err)                     // or written to a disk that has been given up meanwhile
-		if o.Err != nil && r.kind != IODiscard { // a failing discard is not held against the disk
+		r.localFailed(o.Err) // or written to a disk that has been given up meanwhile
+		if o.Err != nil {
 			v.diskFailed(causeWrite, "write", o.Err)
 		}
 	}

@@ -28,6 +28,7 @@ type Disk struct {
 
 	FailReads, FailWrites bool // every such operation of the data area fails
 	FailMeta              bool // so do metadata writes
+	NoDiscard             bool // so do discards
 	Full                  bool // writes to chunks that never were written fail
 	Frozen                bool // nothing completes
 	Slow                  int  // operations take this many times as long

@@ -411,6 +411,10 @@ func (n *Node) execute(o *core.Op, d *Disk, covers uint64) {
 		o.Err = ErrNoRoom
 		return
 	}
+	if o.Kind == core.OpDiscard && d.NoDiscard {
+		o.Err = ErrDisk
+		return
+	}
 	if o.PreFlush {
 		d.flush(covers, n.c.rng)
 	}
