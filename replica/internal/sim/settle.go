@@ -83,19 +83,6 @@ func (r *Run) marks(vol int) bool {
 	return false
 }
 
-// stale checks that marks of which neither node makes anything say nothing: the blocks
-// are equal.
-func (r *Run) stale(vol int) {
-	for _, n := range r.Nodes {
-		if st, ok := n.State(vol); !ok || st.Conn != protocol.Connected || st.Disk != protocol.UpToDate || st.PeerDisk != protocol.UpToDate {
-			return
-		}
-	}
-	if r.answered() {
-		r.equal()
-	}
-}
-
 // answered reports that no node owes an answer to an application or an administrator.
 func (r *Run) answered() bool {
 	return len(r.Nodes[0].ios)+len(r.Nodes[1].ios)+len(r.Nodes[0].cmds)+len(r.Nodes[1].cmds) == 0
@@ -116,7 +103,9 @@ func (r *Run) operate(since time.Duration) {
 				st.Role == protocol.Secondary && r.marks(v) {
 				// Marks of a resync that ended, whose removal a power failure undid:
 				// the identifiers say that there is nothing to copy.
-				r.stale(v)
+				if r.answered() && r.quiet() {
+					r.equal()
+				}
 				r.try(n, "stale marks", func(c *core.Command) { n.core.Invalidate(c, v) })
 			}
 			if r.cfg.Volume.DetachOnIO == core.IOPassOn && st.Conn == protocol.Connected && st.Disk == protocol.Inconsistent && since > time.Minute {
