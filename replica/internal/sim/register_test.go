@@ -30,8 +30,12 @@ func TestRegister(t *testing.T) {
 		results[good]++
 		require.Equal(t, porcupine.CheckOperations(h.model(), h.operations()), good, "%+v", h)
 	})
-	require.Greater(t, results[true], 5)
-	require.Greater(t, results[false], 5)
+	few := 5
+	if testing.Short() { // a fifth of the checks
+		few = 0
+	}
+	require.Greater(t, results[true], few)
+	require.Greater(t, results[false], few)
 }
 
 // TestRegisterMany: many writes at once, whose order only the last read tells, take no
