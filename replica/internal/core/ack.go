@@ -34,10 +34,6 @@ func (pd *peerDevice) receiveAck(cmd protocol.Command, a protocol.BlockAck) erro
 		}
 		return fmt.Errorf("%w: it answers no request (id %x, sector %d)", protocol.ErrField, uint64(a.ID), a.Sector)
 	}
-	if r.local == partFailed && !r.remote {
-		// A block of the resync may have cleared the mark, and the write came over it there.
-		pd.setOutOfSync(r.sector, r.size)
-	}
 	switch cmd {
 	case protocol.CmdRecvAck:
 		if r.wantRecv {

@@ -137,9 +137,6 @@ func (c *Core) generationAfter(pd *peerDevice, o, n protocol.State) {
 		v.leaving = false
 		before = metadata.DiskUpToDate
 	}
-	if o.Conn == protocol.Connected && n.Conn < protocol.Connected && n.PeerDisk == protocol.Inconsistent {
-		after = metadata.DiskUnknown // it said so, and may have died before that was in its metadata
-	}
 	own, shared := metadata.DiskState(n.Disk), pd.feed.PeerMayShare()
 	// A disk that fails, other than one that is detached in order, may have lost
 	// acknowledged writes from its cache, and may say that its node crashed as Primary:
