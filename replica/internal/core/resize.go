@@ -110,6 +110,7 @@ func (c *Core) Resize(cmd *Command, vol int, opt ResizeOptions) {
 			v.finishResize(cmd, err)
 			return
 		}
+		v.user, v.cfg.UserSize = opt.Size, opt.Size // the peer may have wished for another one meanwhile
 		pd.askSizes(cmd, opt.AssumeClean)
 	}
 	if pd.conn >= protocol.Connected {
@@ -118,6 +119,9 @@ func (c *Core) Resize(cmd *Command, vol int, opt ResizeOptions) {
 			tell(nil)
 			return
 		}
+	}
+	if pd.conn < protocol.Connected && size > v.size && !opt.AssumeClean {
+		pd.resync.grow = true // the peer, too, may have done so alone: nobody copies what is new
 	}
 	v.setSize(size, opt.AssumeClean, func(err error) {
 		if err != nil {
