@@ -61,6 +61,11 @@ func (q *peerReq) release() {
 	p, c := q.pd.p, q.pd.v.c
 	q.buf.Release()
 	q.pd.v.alEnd(&q.al)
+	if v := q.pd.v; q.onlyCopy {
+		if v.onlyCopies--; v.onlyCopies == 0 {
+			v.updateFlags()
+		}
+	}
 	*q = peerReq{next: c.freePeer}
 	c.freePeer = q
 	p.peerReqs--
@@ -105,6 +110,7 @@ func (pd *peerDevice) receiveWrite(h protocol.Header, body []byte, payload *Buff
 		// Marked at once: before the write's turn comes the peer may attach its disk,
 		// and compare bitmaps.
 		q.onlyCopy = true
+		v.onlyCopies++
 		pd.setOutOfSync(q.sector, q.size)
 	}
 	pd.unacked++

@@ -229,7 +229,9 @@ func (v *volume) updateFlags() {
 		}
 	}
 	set(s.Disk > protocol.Inconsistent, metadata.Consistent)
-	set(s.Role == protocol.Primary || s.PeerDisk < protocol.Inconsistent && s.Peer == protocol.Primary, metadata.PrimaryInd)
+	set(s.Role == protocol.Primary || s.PeerDisk < protocol.Inconsistent && s.Peer == protocol.Primary ||
+		v.onlyCopies > 0, // the peer has a disk again, and the activity log still stands in for marks
+		metadata.PrimaryInd)
 	set(s.Conn > protocol.WFReportParams, metadata.ConnectedInd)
 	set(s.Disk > protocol.Outdated && !v.older, metadata.WasUpToDate)
 	set(s.PeerDisk >= protocol.Inconsistent && s.PeerDisk <= protocol.Outdated, metadata.PeerOutdated)

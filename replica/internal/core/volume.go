@@ -50,6 +50,7 @@ type volume struct {
 	active   intervals // data writes and peer reads in order of arrival
 	freezing int       // > 0: no admission, a change is being made that I/O must not race with
 
+	onlyCopies   int // writes of the peer under way that it had no disk for
 	opsPending   int // disk operations in the hands of the shell that count
 	ops          opList
 	hung         int // those that do not: they were abandoned
