@@ -118,6 +118,9 @@ func (pd *peerDevice) receiveSizes(q protocol.Sizes) {
 	}
 	clean := q.Flags&protocol.SizesNoResync != 0 || first && v.cfg.AssumeClean
 	answer := q.CurrentSize == 0 || first && q.CurrentSize != before || size != before && q.CurrentSize != size
+	if pd.disk == protocol.Diskless && q.DiskSize != 0 && q.CurrentSize != size {
+		answer = true // it attaches, and has not heard how this node has grown since it connected
+	}
 	gen := pd.p.gen
 	v.setSize(size, clean, func(err error) {
 		if err != nil || pd.p.gen != gen || !pd.p.alive() {
