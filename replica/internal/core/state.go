@@ -48,6 +48,11 @@ func (pd *peerDevice) prepare(s protocol.State) (out protocol.State, abort bool)
 			s.Disk, s.PeerDisk = protocol.Failed, protocol.DUnknown
 		}
 	}
+	if s.Role == protocol.Primary && s.Conn < protocol.Connected && targets(pd.conn) && s.Disk == protocol.Outdated {
+		// Writes that were under way may be on it alone, and by the identifiers it may be
+		// the peer's equal: Outdated it would be good again.
+		s.Disk = protocol.Inconsistent
+	}
 	s, abort = sanitize(pd.staysOld(s))
 	if abort && pd.resync.newPart && pd.conn == protocol.WFSyncUUID && s.Disk == protocol.Inconsistent {
 		s.Disk = protocol.UpToDate // what the other node has had since it was Connected is here, too
