@@ -106,7 +106,8 @@ func (v *volume) alCommit() {
 	v.al.pages = v.al.pages[:0]
 	for _, e := range evicted {
 		bit := uint64(e) * activitylog.ExtentSectors / 8
-		if p := int(bit / bitmap.PageBits); p < v.bitmapOf().Pages() && v.bitmapOf().PageDirty(p) {
+		// A page that is clean may be on its way to the disk: the job waits for that.
+		if p := int(bit / bitmap.PageBits); p < v.bitmapOf().Pages() && (v.bitmapOf().PageDirty(p) || v.bmw.running) {
 			v.al.pages = append(v.al.pages, p)
 		}
 	}

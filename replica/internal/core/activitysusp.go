@@ -44,7 +44,7 @@ func (v *volume) suspendAL() {
 			return
 		}
 		v.syncSuper(func(err error) { // with a flush in front of it
-			if err == nil && v.al.log == log && v.allMarked() && v.bitmapOf().DirtyCount() == 0 {
+			if err == nil && v.al.log == log && v.allMarked() && v.bitmapOf().DirtyCount() == 0 && !v.bmw.running {
 				v.al.susp = true
 				v.logf(LogInfo, "suspended the activity log: everything is out of sync")
 			}

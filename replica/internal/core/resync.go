@@ -291,7 +291,9 @@ func (pd *peerDevice) pump() {
 	}
 	r.ration()
 	window := uint64(pd.v.c.cfg.Net.MaxBuffers/2) * 8
-	for r.inFlight < window && r.budget > 0 {
+	// Not as soon as a block comes back: what is asked for in small pieces stays so.
+	room := min(max(window/8, 8), pd.largestRequest(), leastRequest)
+	for r.inFlight+room <= window && r.budget > 0 {
 		sector, size, ok := pd.nextRequest(min(window-r.inFlight, uint64(r.budget)))
 		if !ok {
 			break
@@ -317,13 +319,22 @@ func (pd *peerDevice) pump() {
 	}
 }
 
+// leastRequest is the room in the window that a request waits for, in sectors.
+const leastRequest = 128
+
+// largestRequest is in sectors.
+func (pd *peerDevice) largestRequest() uint64 {
+	largest := uint64(protocol.MaxDataBytes(pd.p.session.Version)) / 512
+	if pd.resync.csums.Size() > 0 {
+		largest = min(largest, csumBytes/512)
+	}
+	return largest
+}
+
 // nextRequest picks the next run of out-of-sync blocks: at most limit sectors, not across a resync extent, not in use by an own writer.
 func (pd *peerDevice) nextRequest(limit uint64) (sector uint64, size uint32, ok bool) {
 	r := &pd.resync
-	largest := min(uint64(protocol.MaxDataBytes(pd.p.session.Version))/512, max(limit, 8))
-	if r.csums.Size() > 0 {
-		largest = min(largest, csumBytes/512)
-	}
+	largest := min(pd.largestRequest(), max(limit, 8))
 	thin := pd.thinSectors()
 	for {
 		b, found := pd.bm.NextSet(r.cursor)
