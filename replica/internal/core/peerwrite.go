@@ -222,8 +222,23 @@ func peerWriteDone(_ *Core, o *Op) {
 	if o.Err != nil {
 		q.failed = true
 		v.diskFailed(causeWrite, "write for the peer", o.Err)
+		if q.pd.resync.running && targets(q.pd.conn) && !q.resyncs() && v.metaUsable() {
+			q.markDurably()
+			return
+		}
 	}
 	q.writeDone()
+}
+
+// markDurably: the disk, which stays, could not do a mirrored write. The resync copies its
+// blocks, and the source clears its mark when they are written, perhaps to a cache. So
+// the mark here, which is younger than those of beginTarget, is on the disk before they are.
+func (q *peerReq) markDurably() {
+	v := q.pd.v
+	q.pd.setOutOfSync(q.sector, q.size)
+	v.writeBitmap(nil, func(error) {
+		v.syncSuper(func(error) { q.writeDone() })
+	})
 }
 
 // writeDone answers the peer, and gives the blocks free. In this order: an own write
