@@ -112,6 +112,36 @@ func TestFrozenUnderWrite(t *testing.T) {
 	}
 }
 
+// TestKoCount: a Secondary without disk-timeout whose disk has stopped answers pings, and
+// no write. After ko-count times the timeout the Primary goes on without it.
+func TestKoCount(t *testing.T) {
+	opt := testOptions()
+	opt.Net.Timeout = 6 * time.Second
+	s, n := frozen(t, opt, false)
+	s.mark()
+	w := s.startWrite(s.a, 4096, 7)
+	began := s.now
+	s.until("the write", func() bool { return w.done })
+	require.NoError(t, w.err)
+	limit := opt.Net.Timeout * time.Duration(opt.Net.KoCount)
+	require.GreaterOrEqual(t, s.now-began, limit)
+	require.Less(t, s.now-began, limit+opt.Net.Timeout)
+	require.Contains(t, s.connStates(s.a), protocol.Timeout)
+	n.disks[0].thaw()
+	s.until("synced", s.bothUpToDate)
+	s.equal()
+}
+
+// connStates are the connection states that a node went through since the mark.
+func (s *scene) connStates(n *Node) (list []protocol.ConnState) {
+	for _, e := range n.Events {
+		if e.Kind == core.EventState && e.New.Conn != e.Old.Conn {
+			list = append(list, e.New.Conn)
+		}
+	}
+	return list
+}
+
 // TestFrozenUnderRead: the peer serves it, and what the disk delivers late reaches nobody.
 func TestFrozenUnderRead(t *testing.T) {
 	s, n := frozen(t, timeoutOptions(), true)

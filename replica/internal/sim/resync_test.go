@@ -139,6 +139,44 @@ func TestMinRate(t *testing.T) {
 	}
 }
 
+// TestSourceYields: the application reads, of which the target's disk knows nothing. The
+// source holds the resync back to c-min-rate, and no request of it is forgotten.
+func TestSourceYields(t *testing.T) {
+	free := time.Duration(0)
+	for _, minRate := range []uint32{0, 2 << 10} {
+		opt := testOptions()
+		opt.DiskBytes, opt.Trace = 24<<20, false
+		opt.Volume = core.VolumeConfig{DiskFlushes: true, ResyncRate: 40 << 10, CMinRate: minRate}
+		s := skipped(t, opt)
+		s.promote(s.a)
+		s.dirty(20 << 20)
+		reads, stop := 0, false
+		var read func()
+		read = func() {
+			if stop {
+				return
+			}
+			reads++
+			s.a.IO(&core.IO{Kind: core.IORead, Len: 64 << 10, Buf: make([]byte, 64<<10)}, func(err error) {
+				require.NoError(t, err)
+				s.after(10*time.Millisecond, read)
+			})
+		}
+		read()
+		took := s.timeSync()
+		stop = true
+		if minRate == 0 {
+			free = took
+		} else {
+			require.Greater(t, took, 2*free)
+			require.Less(t, took, 20*time.Second)
+		}
+		require.Positive(t, reads)
+		require.True(t, s.nothingPending())
+		s.equal()
+	}
+}
+
 // TestResyncStartsUnderWrites is scenario S10: the target's resync begins while writes
 // of protocol A are on their way.
 func TestResyncStartsUnderWrites(t *testing.T) {

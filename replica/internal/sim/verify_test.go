@@ -153,6 +153,38 @@ func TestRepairOfTwoSecondaries(t *testing.T) {
 	s.never(lossStates...)
 }
 
+// TestVerifyUnreadable: one node cannot read a block. Its disk goes, or stays as by
+// pass_on; the verify ends either way, and does not say that it has compared everything.
+func TestVerifyUnreadable(t *testing.T) {
+	for _, policy := range []core.OnIOError{core.IODetach, core.IOPassOn} {
+		for bad := range 2 {
+			opt := verifyOptions("crc32c")
+			opt.Volume.DetachOnIO = policy
+			s := skipped(t, opt)
+			s.Nodes[bad].disks[0].latent[700*8] = struct{}{}
+			var report *core.VerifyReport
+			var ended bool
+			var cmd *core.Command
+			s.a.Command(func(c *core.Command) { cmd = c; s.a.core.Verify(c, 0, core.VerifyOptions{}) }, func(err error) {
+				ended, report = true, cmd.Verified
+				require.Error(t, err)
+			})
+			s.until("ended", func() bool {
+				return ended && s.st(s.a).Conn == protocol.Connected && s.st(s.b).Conn == protocol.Connected
+			})
+			require.True(t, report == nil || !report.Complete, "%d %d %+v", policy, bad, report)
+			s.until("nothing is pending", s.nothingPending)
+			want := protocol.Diskless
+			if policy == core.IOPassOn {
+				want = protocol.Inconsistent
+			}
+			s.until("the other node knows", func() bool {
+				return s.st(s.Nodes[bad]).Disk == want && s.st(s.Nodes[1-bad]).PeerDisk == want
+			})
+		}
+	}
+}
+
 // TestVerifyUnderWrites: while the Primary writes, nothing is reported that does not
 // differ, whichever side begins, under every protocol.
 func TestVerifyUnderWrites(t *testing.T) {
