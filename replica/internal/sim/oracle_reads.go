@@ -82,11 +82,12 @@ func (h *readHistory) lost(sector uint64, past []*write) {
 
 // undone begins new periods where writes were in flight when a node crashed. A read may
 // have seen such a write on its disk before anybody acknowledged it; that it is not
-// there any more is no loss.
-func (h *readHistory) undone(o *ledger) {
+// there any more is no loss. One that was in flight at an earlier crash may have been in
+// the cache of the disk, and gone with the power.
+func (h *readHistory) undone(o *ledger, power bool) {
 	for s := range uint64(watchedSectors) {
 		for w := range o.maybe[s] {
-			if _, live := o.live[w]; live {
+			if _, live := o.live[w]; live || power {
 				h.lost(s, o.past[s])
 				break
 			}

@@ -177,7 +177,7 @@ func (o *ledger) flushed(acks uint64) {
 // not flushed may be lost, too.
 func (o *ledger) crashed(lost bool, reads *readHistory) {
 	if reads != nil {
-		reads.undone(o)
+		reads.undone(o, lost)
 	}
 	clear(o.live)
 	if !lost {
