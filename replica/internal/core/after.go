@@ -144,7 +144,9 @@ func (c *Core) generationAfter(pd *peerDevice, o, n protocol.State) {
 	failed := n.Conn >= protocol.Connected && n.PeerDisk == protocol.Failed && !pd.consenting
 	primary := n.Role == protocol.Primary || n.Peer == protocol.Primary || failed
 	birth := v.ids.BirthOnLoss(before, after, n.Conn >= protocol.Connected, primary, own, shared)
-	if birth == metadata.NoBirth && o.Peer != protocol.Primary && n.Peer == protocol.Primary {
+	if birth == metadata.NoBirth && n.Peer == protocol.Primary && (o.Peer != protocol.Primary || o.Disk == protocol.Negotiating) {
+		// A Primary that has no disk begins to use this one, of its peer or just attached.
+		// Its own may come back, and has the present generation, too.
 		birth = v.ids.BirthOnDisklessPrimary(after, own, shared)
 	}
 	if pd.consenting && n.Role == protocol.Primary && n.Peer == protocol.Primary && o.PeerDisk >= protocol.Inconsistent && n.PeerDisk < protocol.Inconsistent {

@@ -100,13 +100,13 @@ func (pd *peerDevice) askKnown() {
 			v.denials++
 		}
 		for _, r := range v.c.requests.live() {
-			if r.v != v || !r.onlyThere() {
+			if r.v != v || r.kind == IORead || r.local != partFailed {
 				continue
 			}
-			if !code.Success() { // the connection is gone, and nobody knows what it knew; or its disk is
+			if !code.Success() && r.onlyThere() { // the connection is gone, and nobody knows what it knew; or its disk is
 				r.net, r.err = partFailed, ErrConnectionLost
 			}
-			v.c.maybeComplete(r)
+			v.c.maybeComplete(r) // also one that the peer's disk has lost since it began to wait
 		}
 	}})
 }
