@@ -460,6 +460,10 @@ func kernelPlayVerify(k *kernelPlayer, s *stage, a *args) error {
 	if a.err != nil {
 		return a.err
 	}
+	atRest := kernelWait("conn=Connected") // it may not have heard yet that the other's verify is done
+	if err := atRest(k, s, a); err != nil {
+		return err
+	}
 	mark, err := k.lab.guest.Mark(k.ctx)
 	if err != nil {
 		return err
@@ -468,6 +472,9 @@ func kernelPlayVerify(k *kernelPlayer, s *stage, a *args) error {
 		return err
 	}
 	if _, _, err := k.lab.guest.WaitLog(k.ctx, mark, verifyDone); err != nil {
+		return err
+	}
+	if err := atRest(k, s, a); err != nil {
 		return err
 	}
 	found, err := rangesFound(k.lab.guest.LogSoFar(mark))
