@@ -119,8 +119,7 @@ func (pd *peerDevice) copied(sector uint64, size uint32) {
 		return
 	}
 	for _, r := range pd.v.c.requests.live() {
-		if r.pd == pd && r.kind != IORead && r.local == partFailed && r.flying &&
-			r.sector < sector+uint64(size)/512 && sector < r.sector+uint64(r.size)/512 {
+		if r.pd == pd && r.local == partFailed && r.flying && r.writes(sector, sector+uint64(size)/512) {
 			pd.setOutOfSync(r.sector, r.size)
 		}
 	}

@@ -54,6 +54,11 @@ type request struct {
 	next *request // free list, or the epoch's list
 }
 
+// writes reports whether it writes to one of the sectors [from, to).
+func (r *request) writes(from, to uint64) bool {
+	return r.kind != IORead && r.sector < to && from < r.sector+uint64(r.size)/512
+}
+
 // partState is how far one part of a request, the local or the peer's, has come.
 type partState uint8
 

@@ -364,7 +364,7 @@ func (pd *peerDevice) busy(from, to uint64) bool {
 		return false
 	}
 	for _, r := range v.c.requests.live() {
-		if r.v == v && r.kind != IORead && r.sector < to && from < r.sector+uint64(r.size)/512 {
+		if r.v == v && r.writes(from, to) {
 			return true
 		}
 	}

@@ -380,7 +380,7 @@ func (v *volume) unstable(from, to uint64) bool {
 		return false
 	}
 	for _, r := range v.c.requests.live() {
-		if r.v == v && r.kind != IORead && (r.issued || r.postponed) && r.sector < to && from < r.sector+uint64(r.size)/512 {
+		if r.v == v && (r.issued || r.postponed) && r.writes(from, to) {
 			return true
 		}
 	}

@@ -14,6 +14,14 @@ import (
 	"github.com/go-blockmirror/blockmirror/replica/internal/core"
 )
 
+// attach takes a disk, and waits until it is in use.
+func (s *scene) attach(n *Node) {
+	s.t.Helper()
+	done := false
+	n.Attach(0, func(err error) { require.NoError(s.t, err); done = true })
+	s.until("attached", func() bool { return done })
+}
+
 // A disk is attached while the peer is connected and has none: there is nothing to
 // compare it with, and nobody waits for the peer's. The peer's, attached later, is
 // compared with it.
@@ -25,9 +33,7 @@ func TestAttachBesideDiskless(t *testing.T) {
 	}
 	s.Run(time.Second)
 	for _, n := range s.Nodes {
-		var done bool
-		n.Attach(0, func(err error) { require.NoError(t, err); done = true })
-		s.until("attached", func() bool { return done })
+		s.attach(n)
 		require.Equal(t, protocol.UpToDate, s.st(n).Disk)
 	}
 	s.until("both good", s.bothUpToDate)
@@ -84,11 +90,7 @@ func TestOutdatedBesideDiskless(t *testing.T) {
 	s.until("connected", connected)
 	refused := func(n *Node, force bool) {
 		t.Helper()
-		var err error
-		done := false
-		n.Command(func(cmd *core.Command) { n.core.Promote(cmd, force) }, func(e error) { done, err = true, e })
-		s.until("promote", func() bool { return done })
-		require.ErrorIs(t, err, protocol.CodeNoUpToDateDisk)
+		require.ErrorIs(t, s.refuse(n, func(cmd *core.Command) { n.core.Promote(cmd, force) }), protocol.CodeNoUpToDateDisk)
 	}
 	require.Equal(t, protocol.UpToDate, s.st(s.b).Disk, "as a kernel would show it")
 	refused(s.b, false)
@@ -103,18 +105,12 @@ func TestOutdatedBesideDiskless(t *testing.T) {
 
 	// Its metadata say so, too.
 	s.b.mustDo(t, "detach", func(cmd *core.Command) { s.b.core.Detach(cmd, 0, false) })
-	attach := func(n *Node) {
-		t.Helper()
-		done := false
-		n.Attach(0, func(err error) { require.NoError(t, err); done = true })
-		s.until("attached", func() bool { return done })
-	}
-	attach(s.b)
+	s.attach(s.b)
 	require.Equal(t, protocol.UpToDate, s.st(s.b).Disk)
 	refused(s.b, false)
 
 	// The newer disk comes: compared with it, the other is good.
-	attach(s.a)
+	s.attach(s.a)
 	s.until("both good", s.bothUpToDate)
 	s.promote(s.b)
 	s.write(s.b, 4096, 2, 4096)

@@ -132,16 +132,6 @@ func TestKoCount(t *testing.T) {
 	s.equal()
 }
 
-// connStates are the connection states that a node went through since the mark.
-func (s *scene) connStates(n *Node) (list []protocol.ConnState) {
-	for _, e := range n.Events {
-		if e.Kind == core.EventState && e.New.Conn != e.Old.Conn {
-			list = append(list, e.New.Conn)
-		}
-	}
-	return list
-}
-
 // TestFrozenUnderRead: the peer serves it, and what the disk delivers late reaches nobody.
 func TestFrozenUnderRead(t *testing.T) {
 	s, n := frozen(t, timeoutOptions(), true)

@@ -110,11 +110,9 @@ func TestPassOnAlone(t *testing.T) {
 		for _, kind := range []core.IOKind{core.IORead, core.IOWrite, core.IOFlush} {
 			io := &core.IO{Kind: kind, Off: 8192}
 			if kind != core.IOFlush {
-				io.Len, io.Buf = 4096, make([]byte, 4096)
+				io.Buf = make([]byte, 4096)
 			}
-			done := false
-			s.a.IO(io, func(err error) { done, errs = true, append(errs, err) })
-			s.until("answered", func() bool { return done })
+			errs = append(errs, s.io(s.a, io))
 		}
 		require.Error(t, errors.Join(errs...), name)
 		require.Equal(t, protocol.UpToDate, s.st(s.a).Disk, name)

@@ -259,11 +259,9 @@ func (r *Run) inSync() bool {
 	if !r.quiet() {
 		return false
 	}
-	for _, n := range r.Nodes {
-		for _, v := range n.core.Snapshot().Volumes {
-			if v.OutOfSync != 0 {
-				return false
-			}
+	for vol := range r.books {
+		if r.marks(vol) {
+			return false
 		}
 	}
 	return true

@@ -6,6 +6,7 @@ package sim
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -108,14 +109,22 @@ func (s *scene) equal() {
 func (s *scene) never(bad ...protocol.ConnState) {
 	s.t.Helper()
 	for _, n := range s.Nodes {
-		for _, e := range n.Events {
-			for _, b := range bad {
-				if e.Kind == core.EventState && e.New.Conn == b && e.Old.Conn != b {
-					s.t.Fatalf("node %d went through %v\n%s", n.idx, b, s.Trace())
-				}
+		for _, conn := range s.connStates(n) {
+			if slices.Contains(bad, conn) {
+				s.t.Fatalf("node %d went through %v\n%s", n.idx, conn, s.Trace())
 			}
 		}
 	}
+}
+
+// connStates are the connection states that a node went through since the last call of mark.
+func (s *scene) connStates(n *Node) (list []protocol.ConnState) {
+	for _, e := range n.Events {
+		if e.Kind == core.EventState && e.New.Conn != e.Old.Conn {
+			list = append(list, e.New.Conn)
+		}
+	}
+	return list
 }
 
 func (s *scene) mark() {
@@ -211,22 +220,33 @@ func TestOutageResyncsOnlyWhatChanged(t *testing.T) {
 	}
 }
 
+// diverge ends the connection, and each node writes something that the other has not.
+func (s *scene) diverge() {
+	s.t.Helper()
+	s.disconnect(s.a)
+	s.disconnect(s.b)
+	for i, n := range s.Nodes {
+		s.promote(n)
+		s.write(n, int64(i)*65536, byte(0x10+i), 4096)
+		s.demote(n)
+	}
+}
+
+func (s *scene) untilAlone() {
+	s.t.Helper()
+	s.until("both StandAlone", func() bool {
+		return s.st(s.a).Conn == protocol.StandAlone && s.st(s.b).Conn == protocol.StandAlone
+	})
+}
+
 func TestSplitBrainAndDiscardMyData(t *testing.T) {
 	for round := range 4 {
 		s := skipped(t, testOptions())
-		s.disconnect(s.a)
-		s.disconnect(s.b)
-		for i, n := range s.Nodes {
-			s.promote(n)
-			s.write(n, int64(i)*65536, byte(0x10+i), 4096)
-			s.demote(n)
-		}
+		s.diverge()
 		s.mark()
 		s.connect(s.a, core.ConnectOptions{})
 		s.connect(s.b, core.ConnectOptions{})
-		s.until("both StandAlone", func() bool {
-			return s.st(s.a).Conn == protocol.StandAlone && s.st(s.b).Conn == protocol.StandAlone
-		})
+		s.untilAlone()
 		for _, n := range s.Nodes {
 			d := n.Snapshot().Volumes[0].Last
 			require.NotNil(t, d)
@@ -249,19 +269,10 @@ func TestSplitBrainAndDiscardMyData(t *testing.T) {
 // TestDiscardMyDataOnABadLink: the link breaks after every few steps of the handshake. What
 // the administrator has decided holds for the next attempt, and for no later split brain.
 func TestDiscardMyDataOnABadLink(t *testing.T) {
-	apart := func(s *scene) {
-		s.disconnect(s.a)
-		s.disconnect(s.b)
-		for i, n := range s.Nodes {
-			s.promote(n)
-			s.write(n, int64(i)*65536, byte(0x10+i), 4096)
-			s.demote(n)
-		}
-	}
 	broken := 0
 	for step := range 60 {
 		s := skipped(t, testOptions())
-		apart(s)
+		s.diverge()
 		s.connect(s.b, core.ConnectOptions{DiscardMyData: true})
 		s.a.mustDo(t, "connect", func(cmd *core.Command) { s.a.core.Connect(cmd, 0, core.ConnectOptions{}) })
 		s.until("connecting", func() bool { return s.st(s.b).Conn == protocol.WFReportParams })
@@ -280,13 +291,11 @@ func TestDiscardMyDataOnABadLink(t *testing.T) {
 		s.equal()
 		require.Equal(t, byte(0x10), s.b.disks[0].Bytes()[0], "the survivor's data")
 		require.Equal(t, byte(0), s.b.disks[0].Bytes()[65536], "the victim's changes are gone")
-		apart(s)
+		s.diverge()
 		for _, n := range s.Nodes {
 			s.connect(n, core.ConnectOptions{})
 		}
-		s.until("both StandAlone", func() bool {
-			return s.st(s.a).Conn == protocol.StandAlone && s.st(s.b).Conn == protocol.StandAlone
-		})
+		s.untilAlone()
 	}
 	require.Greater(t, broken, 10)
 }

@@ -153,38 +153,6 @@ func TestRepairOfTwoSecondaries(t *testing.T) {
 	s.never(lossStates...)
 }
 
-// TestVerifyUnreadable: one node cannot read a block. Its disk goes, or stays as by
-// pass_on; the verify ends either way, and does not say that it has compared everything.
-func TestVerifyUnreadable(t *testing.T) {
-	for _, policy := range []core.OnIOError{core.IODetach, core.IOPassOn} {
-		for bad := range 2 {
-			opt := verifyOptions("crc32c")
-			opt.Volume.DetachOnIO = policy
-			s := skipped(t, opt)
-			s.Nodes[bad].disks[0].latent[700*8] = struct{}{}
-			var report *core.VerifyReport
-			var ended bool
-			var cmd *core.Command
-			s.a.Command(func(c *core.Command) { cmd = c; s.a.core.Verify(c, 0, core.VerifyOptions{}) }, func(err error) {
-				ended, report = true, cmd.Verified
-				require.Error(t, err)
-			})
-			s.until("ended", func() bool {
-				return ended && s.st(s.a).Conn == protocol.Connected && s.st(s.b).Conn == protocol.Connected
-			})
-			require.True(t, report == nil || !report.Complete, "%d %d %+v", policy, bad, report)
-			s.until("nothing is pending", s.nothingPending)
-			want := protocol.Diskless
-			if policy == core.IOPassOn {
-				want = protocol.Inconsistent
-			}
-			s.until("the other node knows", func() bool {
-				return s.st(s.Nodes[bad]).Disk == want && s.st(s.Nodes[1-bad]).PeerDisk == want
-			})
-		}
-	}
-}
-
 // TestVerifyUnderWrites: while the Primary writes, nothing is reported that does not
 // differ, whichever side begins, under every protocol.
 func TestVerifyUnderWrites(t *testing.T) {
@@ -437,35 +405,53 @@ func TestVerifyNeedsAlgorithm(t *testing.T) {
 	}
 }
 
-// TestVerifyWithFailingDisks: a disk that cannot be read ends it, whatever on-io-error
-// says, and marks what could not be compared.
+// TestVerifyWithFailingDisks: a disk that cannot be read, or one sector of it, ends it,
+// whatever on-io-error says, and marks what could not be compared.
 func TestVerifyWithFailingDisks(t *testing.T) {
-	for _, policy := range []core.OnIOError{core.IODetach, core.IOPassOn} {
-		for bad := range 2 {
-			opt := verifyOptions("crc32c")
-			opt.Volume.DetachOnIO = policy
-			s := skipped(t, opt)
-			s.promote(s.a)
-			s.Nodes[bad].disks[0].FailReads = true
-			var cmd *core.Command
-			done := false
-			s.a.Command(func(c *core.Command) { cmd = c; s.a.core.Verify(c, 0, core.VerifyOptions{}) }, func(error) { done = true })
-			s.until("ended", func() bool {
-				return done && s.st(s.a).Conn == protocol.Connected && s.st(s.b).Conn == protocol.Connected
-			})
-			require.False(t, cmd.Verified.Complete)
-			want := protocol.Diskless
-			if policy == core.IOPassOn {
-				want = protocol.Inconsistent
+	for _, fail := range []func(*Disk){
+		func(d *Disk) { d.FailReads = true },
+		func(d *Disk) { d.latent[700*8] = struct{}{} },
+	} {
+		for _, policy := range []core.OnIOError{core.IODetach, core.IOPassOn} {
+			for bad := range 2 {
+				verifyFails(t, fail, policy, bad, true)
+				verifyFails(t, fail, policy, bad, false)
 			}
-			s.until("the disk's state is known", func() bool {
-				return s.st(s.Nodes[bad]).Disk == want && s.st(s.Nodes[1-bad]).PeerDisk == want
-			})
-			s.write(s.a, 4096, 1, 4096)
-			require.Equal(t, bytes.Repeat([]byte{1}, 4096), s.read(s.a, 4096, 4096))
-			s.never(lossStates...)
 		}
 	}
+}
+
+func verifyFails(t *testing.T, fail func(*Disk), policy core.OnIOError, bad int, primary bool) {
+	opt := verifyOptions("crc32c")
+	opt.Volume.DetachOnIO = policy
+	s := skipped(t, opt)
+	if primary {
+		s.promote(s.a)
+	}
+	fail(s.Nodes[bad].disks[0])
+	var cmd *core.Command
+	done := false
+	s.a.Command(func(c *core.Command) { cmd = c; s.a.core.Verify(c, 0, core.VerifyOptions{}) }, func(err error) {
+		done = true
+		require.Error(t, err)
+	})
+	s.until("ended", func() bool {
+		return done && s.st(s.a).Conn == protocol.Connected && s.st(s.b).Conn == protocol.Connected
+	})
+	require.False(t, cmd.Verified.Complete)
+	s.until("nothing is pending", s.nothingPending)
+	want := protocol.Diskless
+	if policy == core.IOPassOn {
+		want = protocol.Inconsistent
+	}
+	s.until("the disk's state is known", func() bool {
+		return s.st(s.Nodes[bad]).Disk == want && s.st(s.Nodes[1-bad]).PeerDisk == want
+	})
+	if primary {
+		s.write(s.a, 4096, 1, 4096)
+		require.Equal(t, bytes.Repeat([]byte{1}, 4096), s.read(s.a, 4096, 4096))
+	}
+	s.never(lossStates...)
 }
 
 // TestVerifyGivesWay: to a detach, a demotion, a disconnect, a suspension, on either side.
