@@ -31,12 +31,28 @@ func (r *Resource) command(ctx context.Context, doing string, start func(*core.C
 }
 
 // runCommand is command without the question. It is called under the lock, and
-// releases it.
+// releases it. If ctx ends first the command is given up: what it has done stays, and it
+// begins nothing more.
 func (r *Resource) runCommand(ctx context.Context, start func(*core.Core, *core.Command)) error {
-	return r.awaitCommand(ctx, &command{done: make(chan struct{})}, start)
+	cmd := &command{done: make(chan struct{})}
+	err := r.awaitCommand(ctx, cmd, start)
+	if isClosed(cmd.done) || ctx.Err() == nil {
+		return err
+	}
+	r.mu.Lock()
+	if isClosed(cmd.done) {
+		r.mu.Unlock()
+		return cmd.cmd.Err
+	}
+	w := newWork()
+	r.step(w, func(c *core.Core) { c.Abandon(&cmd.cmd, context.Cause(ctx)) })
+	r.mu.Unlock()
+	w.loop(r)
+	return err
 }
 
-// awaitCommand is runCommand for a command of the caller's.
+// awaitCommand starts a command of the caller's, and waits for its end or that of ctx. It
+// is called under the lock, and releases it.
 func (r *Resource) awaitCommand(ctx context.Context, cmd *command, start func(*core.Core, *core.Command)) error {
 	cmd.cmd.User = cmd
 	r.commands = append(r.commands, cmd)

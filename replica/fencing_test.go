@@ -49,6 +49,29 @@ func (f *testFencer) UnfencePeer(_ context.Context, call HandlerCall) error {
 	return nil
 }
 
+// A command whose caller does not wait any longer begins nothing more: a node that was not
+// promoted in time is not promoted later, behind its cluster manager's back.
+func TestPromoteGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &testFencer{result: PeerOutdated, takes: 5 * time.Second}
+		p := newPair(t, pairOptions{config: func(_ string, cfg *Config) {
+			cfg.Volumes[0].Fencing = ResourceOnly
+			cfg.Fencer = f
+		}})
+		p.connect(t)
+		p.net.Cut("alpha", "beta")
+		waitFor(t, p.beta.res, func(s protocol.State) bool { return s.Conn == protocol.WFConnection })
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		require.ErrorIs(t, p.beta.res.Promote(ctx), context.DeadlineExceeded)
+		time.Sleep(time.Minute)
+		require.Equal(t, protocol.Secondary, p.beta.res.Status().Volumes[0].State.Role)
+		require.Len(t, f.fenced, 1)
+		require.NoError(t, p.beta.res.Promote(testContext(t)))
+		require.Equal(t, protocol.Primary, p.beta.res.Status().Volumes[0].State.Role)
+	})
+}
+
 // A Primary under resource-and-stonith freezes until its peer is fenced.
 func TestStonithFreezes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -99,18 +99,31 @@ func (img *DiskImage) replay(meta io.ReaderAt) error {
 func (c *Core) Attach(cmd *Command, vol int, img *DiskImage) {
 	v := c.vols[vol]
 	defer c.settle()
-	pd := v.pds[0]
-	if v.disk == protocol.Diskless {
-		v.takeBack(&img.Super)
+	var misfit error
+	attaching := func() protocol.Code {
+		if v.disk == protocol.Diskless {
+			v.takeBack(&img.Super)
+		}
+		if misfit = v.checkAttach(img); misfit != nil {
+			return protocol.CodeSuccess
+		}
+		return c.change(v.pds[0], wish, func(s *protocol.State) { s.Disk = protocol.Attaching })
 	}
-	if err := v.checkAttach(img); err != nil {
-		c.finish(cmd, fmt.Errorf("attach: %w", err))
-		return
-	}
-	if code := c.change(pd, wish, func(s *protocol.State) { s.Disk = protocol.Attaching }); !code.Success() {
-		c.finish(cmd, refused("attach", code, false))
-		return
-	}
+	c.patiently(cmd, attaching, func(code protocol.Code) {
+		switch {
+		case misfit != nil:
+			c.finish(cmd, fmt.Errorf("attach: %w", misfit))
+		case !code.Success():
+			c.finish(cmd, refused("attach", code, false))
+		default:
+			v.bringUp(cmd, img)
+		}
+	})
+}
+
+// bringUp is what follows once the disk may be attached.
+func (v *volume) bringUp(cmd *Command, img *DiskImage) {
+	c, pd := v.c, v.pds[0]
 	v.load(img)
 	fail := func(err error) {
 		c.change(pd, fact, func(s *protocol.State) { s.Disk = protocol.Failed })
@@ -270,11 +283,10 @@ func (v *volume) attached(cmd *Command) {
 		c.finish(cmd, fmt.Errorf("attach: %w", ErrIO))
 		return
 	}
-	if pd.conn < protocol.Connected && v.role == protocol.Primary && (v.peerBears || v.lacks(v.ids.Current) ||
-		v.exposed != 0 && !metadata.AcceptsData(v.exposed, v.ids.Current, metadata.DiskUnknown)) {
+	if (pd.conn < protocol.Connected || pd.disk < protocol.Negotiating) && v.hasShownOther() {
 		// The peer, whose data users have seen, and who was to bring this disk up
-		// to date, has gone while the disk was read.
-		v.abortAttach(fmt.Errorf("%w: it has generation %s, the disk %s", ErrDataStale, v.exposed, v.ids.Current))
+		// to date, or its disk, has gone while the disk was read.
+		v.abortStale()
 		c.finish(cmd, fmt.Errorf("attach: %w", v.attachErr))
 		return
 	}
@@ -307,6 +319,18 @@ func (v *volume) attached(cmd *Command) {
 		}
 		c.finish(cmd, nil)
 	})
+}
+
+// hasShownOther reports whether the users of a Primary have seen, or may have written, data
+// that its own disk does not have.
+func (v *volume) hasShownOther() bool {
+	return v.role == protocol.Primary && (v.peerBears || v.lacks(v.ids.Current) ||
+		v.exposed != 0 && !metadata.AcceptsData(v.exposed, v.ids.Current, metadata.DiskUnknown))
+}
+
+// abortStale gives up the attach of a disk for hasShownOther.
+func (v *volume) abortStale() {
+	v.abortAttach(fmt.Errorf("%w: it has generation %s, the disk %s", ErrDataStale, v.exposed, v.ids.Current))
 }
 
 // abortAttach: the handshake does not want this disk.

@@ -15,7 +15,11 @@ type clusterRequest struct {
 	done func(protocol.Code)
 	ask  bool // only ask; the change is made by done
 	sent bool
+	over func() bool // nobody wants it any more; nil for what goes on until it ends
 }
+
+// given reports whether the request was given up: it is not made, and done is not called.
+func (r *clusterRequest) given() bool { return r.over != nil && r.over() }
 
 // refused makes an error of a refusal.
 func refused(doing string, code protocol.Code, byPeer bool) error {
@@ -40,6 +44,9 @@ func (p *peer) queueCluster(r *clusterRequest) {
 
 // sendCluster sends the first request of the queue, unless it is out already.
 func (p *peer) sendCluster() {
+	for len(p.clusterReqs) > 0 && !p.clusterReqs[0].sent && p.clusterReqs[0].given() {
+		p.clusterReqs = p.clusterReqs[1:]
+	}
 	if len(p.clusterReqs) == 0 || p.clusterReqs[0].sent {
 		return
 	}
@@ -68,6 +75,13 @@ func (p *peer) receiveStateReply(code protocol.Code) {
 	}
 	r := p.clusterReqs[0]
 	p.clusterReqs = p.clusterReqs[1:]
+	if r.given() {
+		if code.Success() {
+			r.pd.sendState() // the peer takes it for done
+		}
+		p.sendCluster()
+		return
+	}
 	if code.Success() && r.pd != nil && !r.ask {
 		code = p.c.change(r.pd, wish, func(s *protocol.State) { *s = r.req.Apply(*s) })
 		switch {
@@ -98,7 +112,9 @@ func (p *peer) failClusterRequests() {
 	reqs := p.clusterReqs
 	p.clusterReqs = nil
 	for _, r := range reqs {
-		r.done(protocol.CodeKeepWaiting)
+		if !r.given() {
+			r.done(protocol.CodeKeepWaiting)
+		}
 	}
 }
 

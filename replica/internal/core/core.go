@@ -119,7 +119,10 @@ func (c *Core) when(ready func() bool, fn func()) {
 // patiently asks for a change until the answer is not "in a transient state": a
 // handshake that is under way ends soon, one way or the other (spec: behaviour 2.3).
 func (c *Core) patiently(cmd *Command, ask func() protocol.Code, done func(protocol.Code)) {
-	code := ask()
+	code := protocol.CodeInTransientState
+	if !cmd.finished { // who gave up does not want it any more
+		code = ask()
+	}
 	if code != protocol.CodeInTransientState || cmd.finished {
 		done(code)
 		return

@@ -48,18 +48,22 @@ func (c *Core) Promote(cmd *Command, force bool) {
 		good: make([]bool, len(c.vols)), split: make([]bool, len(c.vols))}
 	c.promoting = p
 	if pr := c.peers[0]; pr.phase == phaseUp {
-		pr.ping(func(error) { c.promoteNext() }) // a dead peer is noticed now, not at the first write
+		pr.ping(func(error) { c.promoteOn(p) }) // a dead peer is noticed now, not at the first write
 		return
 	}
 	c.promoteNext()
 }
 
+// promoteOn goes on with a promotion, unless it was given up in the meantime.
+func (c *Core) promoteOn(p *promotion) {
+	if c.promoting == p {
+		c.promoteNext()
+	}
+}
+
 // promoteNext goes on with the next volume.
 func (c *Core) promoteNext() {
 	p := c.promoting
-	if p == nil {
-		return // given up in the meantime
-	}
 	for p.next < len(c.vols) && c.vols[p.next].role == protocol.Primary {
 		p.next++
 	}
@@ -93,10 +97,11 @@ func (c *Core) promoteNext() {
 	case !code.Success():
 		c.promoteFailed(refused("promote", code, false))
 	case pd.conn >= protocol.Connected && pd.p.phase == phaseUp:
-		pd.cluster(req, func(code protocol.Code) {
+		given := func() bool { return c.promoting != p }
+		pd.p.queueCluster(&clusterRequest{pd: pd, req: req, over: given, done: func(code protocol.Code) {
 			switch {
 			case code == protocol.CodeKeepWaiting: // the connection is gone: ask the rules again
-				c.when(func() bool { return true }, c.promoteNext)
+				c.when(func() bool { return true }, func() { c.promoteOn(p) })
 			case code == protocol.CodeInTransientState:
 				c.promoteLater()
 			case !code.Success() && p.split[p.next]:
@@ -104,14 +109,14 @@ func (c *Core) promoteNext() {
 				c.promoteNext()
 			case code == protocol.CodeConcurrentStateChange && p.stepsBack(c):
 				p.crossed++ // the peer's own wish goes first; after that ours is judged anew
-				pd.p.ping(func(error) { c.promoteNext() })
+				pd.p.ping(func(error) { c.promoteOn(p) })
 			case !code.Success():
 				c.promoteFailed(refused("promote", code, true))
 			default:
 				p.done[p.next] = true
 				c.promoteNext()
 			}
-		})
+		}})
 	default:
 		if p.force && c.cfg.Arbiter {
 			c.quorum.granted = true // by the operator
@@ -127,14 +132,14 @@ func (c *Core) promoteNext() {
 // travels on the other one; it knows better. If it consents, its P_STATE is under way.
 func (c *Core) promoteAfterPeer(pd *peerDevice, req protocol.StateRequest) {
 	p, gen := c.promoting, pd.p.gen
-	pd.p.queueCluster(&clusterRequest{pd: pd, req: req, ask: true, done: func(code protocol.Code) {
+	given := func() bool { return c.promoting != p }
+	pd.p.queueCluster(&clusterRequest{pd: pd, req: req, ask: true, over: given, done: func(code protocol.Code) {
 		switch {
-		case c.promoting != p:
 		case code == protocol.CodeKeepWaiting:
-			c.when(func() bool { return true }, c.promoteNext)
+			c.when(func() bool { return true }, func() { c.promoteOn(p) })
 		case code == protocol.CodeInTransientState, code == protocol.CodeConcurrentStateChange && p.stepsBack(c):
 			p.crossed, p.retried = p.crossed+1, false
-			pd.p.ping(func(error) { c.promoteNext() })
+			pd.p.ping(func(error) { c.promoteOn(p) })
 		case !code.Success():
 			c.promoteFailed(refused("promote", code, true))
 		default:
@@ -193,7 +198,7 @@ func (c *Core) promoteIfGranted(pd *peerDevice) {
 		switch {
 		case c.promoting != p:
 		case err == nil || errors.Is(err, ErrConnected):
-			c.when(func() bool { return true }, c.promoteNext)
+			c.when(func() bool { return true }, func() { c.promoteOn(p) })
 		default:
 			c.promoteFailed(fmt.Errorf("promote: %w", err))
 		}
@@ -221,14 +226,14 @@ func (c *Core) promoteFencing(pd *peerDevice, code protocol.Code) {
 			c.promoteFailed(refused("promote", code, false))
 			return
 		}
-		c.when(func() bool { return true }, c.promoteNext)
+		c.when(func() bool { return true }, func() { c.promoteOn(p) })
 	})
 }
 
 // promoteLater asks again after the next state change (spec: behaviour 2.3).
 func (c *Core) promoteLater() {
-	changes := c.changes
-	c.when(func() bool { return c.changes != changes }, c.promoteNext)
+	p, changes := c.promoting, c.changes
+	c.when(func() bool { return c.changes != changes || c.promoting != p }, func() { c.promoteOn(p) })
 }
 
 // promoteFailed takes back what was reached.
