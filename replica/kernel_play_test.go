@@ -79,7 +79,7 @@ func kernelPlay(t *testing.T, lab *kernelLab, sc *script) {
 			k.watchers.Wait()
 			ending := k.end(labContext(t))
 			if err != nil {
-				t.Fatalf("%s: %v\n%snode's log:\n%s", sc.title, err, history, log)
+				t.Fatalf("%s: %v\n%snode's log:\n%s", sc.title, err, history, lastLines(log.String()))
 			}
 			require.NoError(t, ending)
 		})

@@ -77,11 +77,22 @@ func (w *wire) accept(p *wirePort, ln net.Listener) {
 		}
 		far, err := net.Dial("tcp4", p.target)
 		if err != nil { // nobody is there: the dialler learns it as from the emulated network
-			abort(near)
+			w.wg.Go(func() { refuse(near) })
 			continue
 		}
 		w.join(p.from, near.(*net.TCPConn), far.(*net.TCPConn))
 	}
+}
+
+// refuse ends a connection that leads nowhere, after its first packet. A kernel for which
+// the reset comes between its connect and that packet takes its connection for broken
+// (BrokenPipe), goes through the handshake on other sockets all the same, and then drops
+// it: by then the node may have come to a verdict that the kernel does not learn of. A
+// connection that is refused in earnest does not do that.
+func refuse(c net.Conn) {
+	_ = c.SetReadDeadline(time.Now().Add(time.Second))
+	_, _ = c.Read(make([]byte, 1))
+	abort(c)
 }
 
 // abort ends a connection with a reset.

@@ -138,8 +138,12 @@ func TestDiskFails(t *testing.T) {
 			verifyAll(t, p.alpha.vol, writers)
 			disks[at].Heal()
 			require.NoError(t, victim.vol.Attach(ctx, Disk{}))
-			waitFor(t, victim.res, func(s protocol.State) bool { return s.Disk == protocol.UpToDate })
-			require.NoError(t, p.alpha.res.WaitSync(ctx))
+			// Where the disk had writes of the peer in its cache the nodes connect anew first.
+			for _, n := range []*node{p.alpha, p.beta} {
+				waitFor(t, n.res, func(s protocol.State) bool {
+					return s.Conn == protocol.Connected && s.Disk == protocol.UpToDate && s.PeerDisk == protocol.UpToDate
+				})
+			}
 			p.stop(t)
 			p.requireSame(t)
 		})

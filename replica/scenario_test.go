@@ -46,23 +46,35 @@ func play(t *testing.T, sc *script) {
 	}
 }
 
-// history is what happened on both nodes, for people.
+// history is what happened on both nodes in the end, for people.
 func (s *stage) history() string {
 	var b strings.Builder
 	for _, name := range []string{"P", "S"} {
 		n := s.nodes[name]
 		if n.other != nil {
-			b.WriteString(n.other.history())
+			b.WriteString(lastLines(n.other.history()))
 			continue
 		}
+		var part strings.Builder
 		n.mu.Lock()
 		for _, ev := range n.events {
-			fmt.Fprintf(&b, "%s %s %v\n", ev.Time.Format("05.000"), name, ev)
+			fmt.Fprintf(&part, "%s %s %v\n", ev.Time.Format("05.000"), name, ev)
 		}
 		n.mu.Unlock()
 		if n.res != nil {
-			fmt.Fprintf(&b, "%s is\n%v", name, n.res.Status())
+			fmt.Fprintf(&part, "%s is\n%v", name, n.res.Status())
 		}
+		b.WriteString(lastLines(part.String()))
 	}
 	return b.String()
+}
+
+// lastLines are the end of a log, where the failure is: all of it buries the failure.
+func lastLines(text string) string {
+	const most = 60
+	lines := strings.SplitAfter(text, "\n")
+	if n := len(lines) - most; n > 0 {
+		return fmt.Sprintf("(%d lines before)\n", n) + strings.Join(lines[n:], "")
+	}
+	return text
 }

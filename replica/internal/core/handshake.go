@@ -33,6 +33,12 @@ func (pd *peerDevice) receiveState(ps protocol.State) {
 			return
 		}
 	}
+	if v := pd.v; ps.Disk != protocol.Negotiating && v.exposedWas != metadata.UUIDNone {
+		if ps.Disk < protocol.Negotiating { // its attach has failed, and nobody has seen that disk
+			v.exposed = v.exposedWas
+		}
+		v.exposedWas = metadata.UUIDNone
+	}
 	if own.Conn == protocol.Connected && pd.disk == protocol.UpToDate && real == protocol.Inconsistent && ps.Conn > protocol.SyncSource {
 		real = protocol.UpToDate // stale
 	}
@@ -83,10 +89,19 @@ func (pd *peerDevice) receiveState(ps protocol.State) {
 			pd.acceptedByDisklessPrimary()
 		}
 	}()
+	if own.Disk == protocol.Negotiating && besideNone(ps) && pd.v.hasShownOther() {
+		pd.v.abortStale() // what it was to be compared with has gone meanwhile
+	}
 	pd.adopt(own, ps, conn, real, decided)
-	if own.Conn == protocol.WFReportParams && pd.conn >= protocol.Connected {
+	if (own.Conn == protocol.WFReportParams || decided) && pd.conn >= protocol.Connected {
 		pd.syncGrown()
 	}
+}
+
+// besideNone reports whether a peer has heard that a disk is attached here, and has none
+// (any more): it will never compare anything with that.
+func besideNone(ps protocol.State) bool {
+	return ps.Disk < protocol.Negotiating && ps.PeerDisk >= protocol.Negotiating
 }
 
 // decides reports whether this P_STATE starts the sync handshake.
@@ -203,9 +218,7 @@ func (pd *peerDevice) adopt(own, ps protocol.State, conn protocol.ConnState, rea
 	code := c.change(pd, f, func(s *protocol.State) {
 		s.Conn, s.Peer, s.PeerDisk = conn, ps.Role, real
 		s.PeerISP = ps.AftrISP || ps.UserISP
-		// A peer that has no disk (any more) will never compare anything with ours.
-		alone := ps.Disk < protocol.Negotiating && ps.PeerDisk >= protocol.Negotiating
-		if (decided || alone) && s.Disk == protocol.Negotiating && (conn == protocol.Connected || conn == protocol.WFBitMapS) {
+		if (decided || besideNone(ps)) && s.Disk == protocol.Negotiating && (conn == protocol.Connected || conn == protocol.WFBitMapS) {
 			s.Disk = pd.v.negotiated
 		}
 	})

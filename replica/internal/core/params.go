@@ -84,11 +84,18 @@ func (pd *peerDevice) receiveSizes(q protocol.Sizes) {
 	v, connecting := pd.v, pd.conn == protocol.WFReportParams
 	first := !pd.sizesValid
 	pd.sizes, pd.sizesValid = q, true
-	if connecting {
+	switch {
+	case connecting:
 		if q.UserSize != 0 && (v.user == 0 || q.UserSize < v.user) {
 			v.user = q.UserSize
 		}
-	} else if v.user != q.UserSize {
+	case pd.resizing && q.CurrentSize == 0: // it has a command, too
+		if pd.p.resolver {
+			return // it gets, or has got, the one from here
+		}
+		pd.resizing, pd.outdone = false, true
+		fallthrough
+	default:
 		v.user = q.UserSize
 	}
 	size := pd.agreedSize()
@@ -129,8 +136,11 @@ func (pd *peerDevice) receiveSizes(q protocol.Sizes) {
 		if answer {
 			pd.sendSizes(q.Flags)
 		}
-		if !first {
+		switch {
+		case !first:
 			pd.resized(q, before)
+		case v.size > before && !clean:
+			pd.resync.grow = true
 		}
 	})
 }
@@ -240,7 +250,12 @@ func (pd *peerDevice) receiveUUIDs(q protocol.UUIDs) {
 			return
 		}
 		if pd.conn < protocol.Connected || pd.disk < protocol.Inconsistent || pd.disk == protocol.UpToDate {
-			v.exposed, v.peerBears = pd.ids.Current, false
+			// One that it had before may have been told for another reason, earlier.
+			v.peerBears = v.peerBears && pd.conn >= protocol.Connected && pd.ids.Current.Equal(v.exposed)
+			if pd.conn >= protocol.Connected && pd.disk < protocol.Inconsistent {
+				v.exposedWas = v.exposed
+			}
+			v.exposed = pd.ids.Current
 		} // else it tells what it has, with a changed size, and that is not good
 		return
 	}

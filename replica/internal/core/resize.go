@@ -111,6 +111,9 @@ func (c *Core) Resize(cmd *Command, vol int, opt ResizeOptions) {
 			return
 		}
 		v.user, v.cfg.UserSize = opt.Size, opt.Size // the peer may have wished for another one meanwhile
+		if pd.outdone = false; !pd.resizing {
+			pd.resizing, pd.resizedFrom = true, v.size
+		}
 		pd.askSizes(cmd, opt.AssumeClean)
 	}
 	if pd.conn >= protocol.Connected {
@@ -185,10 +188,13 @@ func (pd *peerDevice) askSizes(cmd *Command, clean bool) {
 	pd.sendSizesAs(flags, 0)
 	c.when(func() bool { return !pd.resizing || pd.p.gen != gen || !pd.p.alive() || cmd.finished }, func() {
 		err := error(nil)
-		if pd.resizing {
+		switch {
+		case pd.outdone && pd.p.gen == gen:
+			err = fmt.Errorf("resize: %w: the peer changed the size at the same time, and its change goes first", ErrRefused)
+		case pd.resizing:
 			err = fmt.Errorf("resize: %w: the peer may have taken the size; if the nodes refuse each other now, resize the one that has not", ErrConnectionLost)
 		}
-		pd.resizing = false
+		pd.resizing, pd.outdone = false, false
 		pd.v.finishResize(cmd, err)
 	})
 }
@@ -208,12 +214,17 @@ func (pd *peerDevice) resized(q protocol.Sizes, before uint64) {
 		v.logf(LogInfo, "no resync of the new storage, as was asked for")
 		return
 	}
+	if v.disk != protocol.UpToDate || pd.disk != protocol.UpToDate {
+		pd.resync.grow = true // a disk is being attached
+		return
+	}
 	pd.syncNewStorage()
 }
 
-// syncGrown: the nodes have connected, found their data equal, and the volume had grown
-// by storage that is not. A new generation, and a new connection, make one of them the
-// source; DRBD leaves the marks, and the difference, until something else does.
+// syncGrown: the nodes have connected, or a disk was attached, they have found their data
+// equal, and the volume has grown by storage that is not. A new generation, and a new
+// connection, make one of them the source; DRBD leaves the marks, and the difference, until
+// something else does.
 func (pd *peerDevice) syncGrown() {
 	r, v := &pd.resync, pd.v
 	due := r.grow && pd.conn == protocol.Connected && pd.oosBlocks() > 0 &&

@@ -162,8 +162,9 @@ func runRequest(_ *Core, i *interval) {
 }
 
 // beginFlush: an application flush ends the epoch, and flushes the own disk. It is
-// not delayed until the peer has flushed too, as in DRBD; only a node
-// without a disk waits for the peer, who has the only copy (spec: behaviour 5.6).
+// not delayed until the peer has flushed too, as in DRBD; only a node without a disk, or
+// with one that is being filled, waits for the peer, who has the only good copy (spec:
+// behaviour 5.6).
 func (v *volume) beginFlush(io *IO) {
 	c := v.c
 	for _, pd := range v.pds {
@@ -218,6 +219,10 @@ func flushDone(c *Core, o *Op) {
 		// perhaps in a cache, too.
 		v.diskFailed(causeFlush, "flush", err)
 		v.flushAtPeer(io, fmt.Errorf("%w: flush: %w", ErrIO, err))
+		return
+	}
+	if v.disk < protocol.UpToDate {
+		v.flushAtPeer(io, ErrNoUpToDateData)
 		return
 	}
 	v.appPending--

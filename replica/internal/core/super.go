@@ -186,7 +186,7 @@ func (v *volume) setIDs(ids metadata.GenerationIDs) {
 // is not durable yet has no users: no write of it has completed.
 func (v *volume) expose(current metadata.UUID) {
 	if v.disk >= protocol.Consistent && v.disk != protocol.DUnknown {
-		v.exposed = current
+		v.exposed, v.exposedWas = current, metadata.UUIDNone
 		if v.unborn.Equal(current) {
 			v.unborn = metadata.UUIDNone
 		}

@@ -40,7 +40,8 @@ type volume struct {
 	bmw            bitmapWriter
 	al             alState
 
-	exposed metadata.UUID // the generation that users last saw (spec: behaviour 3.2)
+	exposed    metadata.UUID // the generation that users last saw (spec: behaviour 3.2)
+	exposedWas metadata.UUID // before the peer told that of a disk that it is attaching
 
 	// gates counts durable writes that must finish before data is written:
 	// a new generation, a new layout, a set PrimaryInd.
@@ -114,6 +115,7 @@ type peerDevice struct {
 	aheadTimer                 timer
 	resizing                   bool   // the peer's answer to a changed size is due
 	resizedFrom                uint64 // the size before
+	outdone                    bool   // the peer resized at the same time, and goes first
 	pulled                     bool   // this connection has seen Ahead or Behind
 	rsPending                  int    // resync requests or replies without an answer
 	lateAcks                   int    // of a resync that was cut off

@@ -100,10 +100,11 @@ func allActions() []action {
 		{"peer-errors", 0, 0, (*Run).failPeer},
 		{"slow-peer", 0, 0, (*Run).slowPeer},
 		{"slow-own", 0, 0, (*Run).slowOwn},
-		// Chosen by Plan: see changeOptions.
+		// Chosen by Plan: see replaceSome.
 		{"net-options", 0, 0, (*Run).netOptions},
 		{"disk-options", 0, 0, (*Run).diskOptions},
 		{"resize", 0, 0, (*Run).resize},
+		{"give-up", 0, 0, (*Run).giveUp},
 	}
 }
 
@@ -197,6 +198,7 @@ func (r *Run) down(n *Node, power, takeOver bool) {
 				r.writer = other
 			}
 		}
+		r.gaveUp(other, err)
 	})
 }
 
@@ -312,8 +314,12 @@ func (r *Run) shutdown(a *rand.Rand) {
 		if err == nil {
 			r.after(0, func() {
 				if n.boot == boot && !r.still {
-					if r.writer == nil && !r.cfg.Reckless && !n.leftInOrder() {
-						r.lose() // a disk failed; with the others nothing can be lost any more
+					switch { // of a disk that failed the cache is lost; of the others nothing
+					case n.leftInOrder():
+					case r.cfg.Reckless:
+						r.void()
+					case r.writer == nil:
+						r.lose()
 					}
 					n.Crash(true)
 				}

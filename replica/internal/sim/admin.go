@@ -6,6 +6,7 @@ package sim
 import (
 	"fmt"
 	"math/rand/v2"
+	"time"
 
 	"github.com/go-blockmirror/blockmirror/protocol"
 	"github.com/go-blockmirror/blockmirror/replica/internal/core"
@@ -21,7 +22,25 @@ func (r *Run) promote(n *Node) {
 		if err == nil && r.writer == nil {
 			r.writer = n
 		}
+		r.gaveUp(n, err)
 	})
+}
+
+// gaveUp looks at what a command has done nevertheless.
+func (r *Run) gaveUp(n *Node, err error) {
+	if err == nil {
+		return
+	}
+	r.after(0, func() {
+		if s, up := n.State(0); up && s.Role == protocol.Primary && r.pending.over() && r.writer == nil {
+			r.writer = n
+		}
+	})
+}
+
+// giveUp lets the administrator of a node wait for the next command a short time only.
+func (r *Run) giveUp(a *rand.Rand) {
+	r.any(a).patience = 1 + time.Duration(a.Int64N(int64(20*time.Millisecond)))
 }
 
 // takeOver promotes a node that has every acknowledged write: what an operator who
@@ -59,14 +78,9 @@ func (r *Run) hand(a *rand.Rand, may func(other *Node) bool) {
 	other, straight := r.other(n), a.IntN(4) > 0
 	r.writer = nil
 	r.order(n, "demote", func(c *core.Command) { n.core.Demote(c) }, func(err error) {
+		r.gaveUp(n, err)
 		r.after(0, func() {
-			if err != nil {
-				if s, up := n.State(0); up && s.Role == protocol.Primary && r.pending.over() && r.writer == nil {
-					r.writer = n
-				}
-				return
-			}
-			if straight && other.core != nil && may(other) && r.writer == nil {
+			if err == nil && straight && other.core != nil && may(other) && r.writer == nil {
 				r.promote(other)
 			}
 		})

@@ -4,6 +4,7 @@
 package sim
 
 import (
+	"errors"
 	"time"
 
 	"github.com/go-blockmirror/blockmirror/metadata"
@@ -23,6 +24,7 @@ type Node struct {
 	metas    []*Disk // metadata: the same disk if it is internal
 	ios      map[*core.IO]func(error)
 	cmds     map[*core.Command]func(error)
+	patience time.Duration // how long the next command is waited for, if not for good
 	timerAt  time.Duration
 	timerSet bool
 	inEvent  bool
@@ -189,7 +191,18 @@ func (n *Node) Command(run func(*core.Command), done func(error)) {
 	cmd := &core.Command{}
 	n.cmds[cmd] = done
 	n.event(func() { run(cmd) })
+	if limit := n.patience; limit > 0 {
+		n.patience = 0
+		boot := n.boot
+		n.c.after(limit, func() {
+			if _, waits := n.cmds[cmd]; waits && n.boot == boot {
+				n.event(func() { n.core.Abandon(cmd, errGivenUp) })
+			}
+		})
+	}
 }
+
+var errGivenUp = errors.New("nobody waits for it any more")
 
 // IO submits an application request.
 func (n *Node) IO(io *core.IO, done func(error)) {

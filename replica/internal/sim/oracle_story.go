@@ -103,8 +103,10 @@ func (s *story) events(n *Node) {
 			// made of this node's data.
 			l.begun(cur, b)
 		}
-		if known && cur != old.Current.Identity() {
-			l.begun(cur, old.Current) // it was given up for this one
+		if known && cur != old.Current.Identity() && !l.diverged(old.Current, s.r.other(n).generations(vol).Current) {
+			// It was given up for this one. Where an administrator has discarded it that
+			// says nothing of the other node's: a crash may bring it back.
+			l.begun(cur, old.Current)
 		}
 	}
 }
@@ -187,6 +189,9 @@ func (s *story) noRollback(n *Node, vol int) {
 	from := r.other(n).disks[vol]
 	book := r.books[vol]
 	for sector, list := range book.past {
+		if sector >= book.end {
+			continue
+		}
 		mine, err1 := idOf(d.current.at(int64(sector)*sectorBytes, sectorBytes), sector)
 		theirs, err2 := idOf(from.current.at(int64(sector)*sectorBytes, sectorBytes), sector)
 		if err1 != nil || err2 != nil || mine <= theirs {

@@ -293,11 +293,7 @@ func (r *Run) quiet() bool {
 // equal is the oracle for two nodes that say so: byte by byte.
 func (r *Run) equal() {
 	for i := range r.books {
-		size := min(r.Nodes[0].core.Size(i), r.Nodes[1].core.Size(i))
-		if r.marks(i) {
-			size = min(size, r.books[i].end) // what a volume grew by while a disk failed nobody copies
-		}
-		size *= sectorBytes
+		size := min(r.Nodes[0].core.Size(i), r.Nodes[1].core.Size(i)) * sectorBytes
 		a, b := &r.Nodes[0].disks[i].current, &r.Nodes[1].disks[i].current
 		a.differ(b, int64(size), sectorBytes, func(off int64) bool {
 			r.failf("both nodes are UpToDate, but volume %d differs at sector %d", i, off/sectorBytes)

@@ -202,8 +202,7 @@ func Plan(seed uint64) Script {
 	rng := rand.New(rand.NewPCG(seed, 0x706c616e))
 	s := Script{Seed: seed, Options: planOptions(seed)}
 	s.Actions = drawActions(rng, func(a *action) int { return a.weightIn(s.Options.Reckless) })
-	changeOptions(&s)
-	changeSizes(&s)
+	replaceSome(&s)
 	return s
 }
 
@@ -235,31 +234,27 @@ func drawActions(rng *rand.Rand, weight func(a *action) int) (list []Action) {
 	return list
 }
 
-// changeOptions lets administrators change options in one run of six, now and then
-// instead of what they did.
-func changeOptions(s *Script) {
-	rng := rand.New(rand.NewPCG(s.Seed, 0x6368616e))
-	if rng.IntN(6) > 0 {
-		return
-	}
-	for range 2 + rng.IntN(8) {
-		a := &s.Actions[rng.IntN(len(s.Actions))]
-		a.Name = "net-options"
-		if rng.IntN(3) == 0 {
-			a.Name = "disk-options"
+// replaceSome lets administrators do something rare instead of what they did: change
+// options, change sizes, lose patience; each in one run of six.
+func replaceSome(s *Script) {
+	rare := func(stream uint64, most int, choose func(rng *rand.Rand) string) {
+		rng := rand.New(rand.NewPCG(s.Seed, stream))
+		if rng.IntN(6) > 0 {
+			return
+		}
+		for range 2 + rng.IntN(most) {
+			a := &s.Actions[rng.IntN(len(s.Actions))]
+			a.Name = choose(rng)
 		}
 	}
-}
-
-// changeSizes lets administrators change sizes in one run of six.
-func changeSizes(s *Script) {
-	rng := rand.New(rand.NewPCG(s.Seed, 0x73697a65))
-	if rng.IntN(6) > 0 {
-		return
-	}
-	for range 2 + rng.IntN(6) {
-		s.Actions[rng.IntN(len(s.Actions))].Name = "resize"
-	}
+	rare(0x6368616e, 8, func(rng *rand.Rand) string {
+		if rng.IntN(3) == 0 {
+			return "disk-options"
+		}
+		return "net-options"
+	})
+	rare(0x73697a65, 6, func(*rand.Rand) string { return "resize" })
+	rare(0x70617469, 12, func(*rand.Rand) string { return "give-up" })
 }
 
 // planOptions chooses the options of a seed.

@@ -24,7 +24,7 @@ func (r *Run) settle() {
 				x.thaw()
 			}
 		}
-		n.fuse = 0
+		n.fuse, n.patience = 0, 0
 		if n.paused {
 			n.resume()
 		}
