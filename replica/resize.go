@@ -46,7 +46,8 @@ func AssumePeerHasSpace() ResizeOption {
 // The peer adopts the size. VolumeConfig.Size of both nodes has to follow before they
 // are opened again.
 //
-// Errors: ErrRefused during a resync, and while both nodes are Secondary; ErrDiskless;
+// Errors: ErrRefused during a resync, while both nodes are Secondary, and if the peer
+// changes the size at the same time and goes first; ErrDiskless;
 // ErrShrink if the disks have become smaller than the volume; ErrConfig for a size that is
 // not possible; ErrConnectionLost, after which the nodes agree when they connect again.
 func (v *Volume) Resize(ctx context.Context, size int64, opts ...ResizeOption) error {

@@ -21,9 +21,10 @@ import (
 // share one connection, one role and one order of writes. All methods are safe
 // for concurrent use.
 //
-// Commands (Connect, Promote, ...) wait until the change is made or refused. A
-// context that ends before ends the wait only: a change that has begun may still
-// happen, and Status tells.
+// Commands (Connect, Promote, ...) wait until the change is made or refused. One whose
+// context ends before is given up. What it has changed stays, and what the peer has been
+// asked may still happen, as Status tells; but it begins nothing more, and a node that
+// was not promoted in time is not promoted later.
 type Resource struct {
 	name    string
 	cfg     Config

@@ -129,7 +129,8 @@ func (v *Volume) write(ctx context.Context, p []byte, off int64, flags ioFlags) 
 
 // Flush returns when every write that had returned before is durable on the own
 // disk, and ordered before every later write on the peer's. As with DRBD it does
-// not wait for the peer's disk, unless this node has none (spec: behaviour 5.6).
+// not wait for the peer's disk, unless that is the only good one: this node has none, or is
+// the target of a resync (spec: behaviour 5.6).
 func (v *Volume) Flush(ctx context.Context) error {
 	err := v.do(ctx, core.IOFlush, nil, 0, 0, ioFlags{})
 	if err != nil {
