@@ -40,8 +40,8 @@ func TestStatusTellsWhatIsSlow(t *testing.T) {
 			require.Contains(t, st.String(), " "+flags+"\n")
 		}
 		var wg sync.WaitGroup
-		write := func(n, bytes int) {
-			for i := range n {
+		write := func(from, n, bytes int) {
+			for i := from; i < from+n; i++ {
 				wg.Go(func() {
 					_, err := p.alpha.vol.WriteAt(make([]byte, bytes), int64(i*bytes))
 					require.NoError(t, err)
@@ -51,14 +51,16 @@ func TestStatusTellsWhatIsSlow(t *testing.T) {
 		look(false, false, false, "r-----")
 
 		p.net.Path("alpha", "beta").Stall()
-		write(32, 64<<10)
+		write(0, 16, 64<<10)
+		synctest.Wait() // some of it is being sent: the others wait behind that
+		write(16, 16, 64<<10)
 		look(true, false, false, "r---n-")
 		p.net.Path("alpha", "beta").Resume()
 		wg.Wait()
 		look(false, false, false, "r-----")
 
 		thaw := disk.Inject(blockdev.Fault{Kinds: []blockdev.OpKind{blockdev.OpWrite}, Hang: true})
-		write(depth+2, 4096)
+		write(0, depth+2, 4096)
 		look(false, true, false, "r---b-")
 		thaw()
 		wg.Wait()
