@@ -161,9 +161,13 @@ func (r *Run) unrelated(since time.Duration) bool {
 }
 
 // fullSync is how long a full resync of all volumes takes at the rate of the script, one
-// after the other.
+// after the other. On a long line few buffers allow less: half of them come and go in the
+// time of ten ways.
 func (r *Run) fullSync() time.Duration {
 	rate := cmp.Or(r.cfg.Volume.ResyncRate, 250)
+	if n := r.cfg.Net.MaxBuffers; n > 0 && r.cfg.Delay > 0 {
+		rate = min(rate, max(1, uint32(float64(n/2*4)/(10*r.cfg.Delay).Seconds())))
+	}
 	return time.Duration(r.cfg.Volumes) * time.Duration(r.cfg.DiskBytes/1024/int64(rate)) * time.Second
 }
 
