@@ -147,6 +147,7 @@ func TestDiskTimeoutSecondary(t *testing.T) {
 		_, err := s.alpha.vol.WriteAt(data, 0)
 		require.NoError(t, err)
 		s.waits(s.beta, protocol.Diskless)
+		synctest.Wait() // until the Primary has heard of it
 		require.Equal(t, protocol.Connected, s.state(s.alpha).State.Conn)
 		require.Equal(t, protocol.Diskless, s.state(s.alpha).State.PeerDisk)
 		s.again(s.beta, s.betas)
