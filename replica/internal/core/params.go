@@ -82,6 +82,16 @@ func (v *volume) offersDisk() bool {
 // receiveSizes agrees on the size (spec: behaviour 6.10).
 func (pd *peerDevice) receiveSizes(q protocol.Sizes) {
 	v, connecting := pd.v, pd.conn == protocol.WFReportParams
+	gen, outdone := pd.p.gen, false
+	if pd.resizing && !pd.asked && q.CurrentSize == 0 {
+		// This node has a command, too, of which the peer will hear first.
+		v.c.when(func() bool { return pd.asked || !pd.resizing || pd.p.gen != gen }, func() {
+			if pd.p.gen == gen && pd.p.alive() {
+				pd.receiveSizes(q)
+			}
+		})
+		return
+	}
 	first := !pd.sizesValid
 	pd.sizes, pd.sizesValid = q, true
 	switch {
@@ -93,7 +103,7 @@ func (pd *peerDevice) receiveSizes(q protocol.Sizes) {
 		if pd.p.resolver {
 			return // it gets, or has got, the one from here
 		}
-		pd.resizing, pd.outdone = false, true
+		pd.resizing, pd.outdone, outdone = false, true, true
 		fallthrough
 	default:
 		v.user = q.UserSize
@@ -128,8 +138,14 @@ func (pd *peerDevice) receiveSizes(q protocol.Sizes) {
 	if pd.disk == protocol.Diskless && q.DiskSize != 0 && q.CurrentSize != size {
 		answer = true // it attaches, and has not heard how this node has grown since it connected
 	}
-	gen := pd.p.gen
+	if outdone && v.size < pd.resizedFrom {
+		// What was cut off here already the peer still has, and it is equal.
+		before = pd.resizedFrom
+		v.setSize(min(size, before), true, func(error) {})
+	}
+	pd.adopting++
 	v.setSize(size, clean, func(err error) {
+		pd.adopting--
 		if err != nil || pd.p.gen != gen || !pd.p.alive() {
 			return
 		}

@@ -111,13 +111,13 @@ func (c *Core) Resize(cmd *Command, vol int, opt ResizeOptions) {
 			return
 		}
 		v.user, v.cfg.UserSize = opt.Size, opt.Size // the peer may have wished for another one meanwhile
-		if pd.outdone = false; !pd.resizing {
+		if pd.asked, pd.outdone = true, false; !pd.resizing {
 			pd.resizing, pd.resizedFrom = true, v.size
 		}
 		pd.askSizes(cmd, opt.AssumeClean)
 	}
 	if pd.conn >= protocol.Connected {
-		pd.resizing, pd.resizedFrom = true, v.size
+		pd.resizing, pd.asked, pd.resizedFrom = true, false, v.size
 		if v.role != protocol.Primary {
 			tell(nil)
 			return
@@ -154,7 +154,7 @@ func (v *volume) checkResize(opt ResizeOptions) (uint64, error) {
 		return 0, fmt.Errorf("%w: not during a resync or verify (130)", ErrRefused)
 	case v.role == protocol.Secondary && pd.role == protocol.Secondary:
 		return 0, fmt.Errorf("%w: one of the nodes has to be Primary (131)", ErrRefused)
-	case v.coming > 0 || pd.resizing:
+	case v.coming > 0 || pd.resizing || pd.adopting > 0:
 		return 0, fmt.Errorf("%w: another change of the size is under way", ErrRefused)
 	}
 	own := v.offers()
@@ -227,13 +227,12 @@ func (pd *peerDevice) resized(q protocol.Sizes, before uint64) {
 // something else does.
 func (pd *peerDevice) syncGrown() {
 	r, v := &pd.resync, pd.v
-	due := r.grow && pd.conn == protocol.Connected && pd.oosBlocks() > 0 &&
-		v.disk == protocol.UpToDate && pd.disk == protocol.UpToDate
-	r.grow = false
-	source := v.role == protocol.Primary || pd.role != protocol.Primary && pd.p.resolver
-	if !due || !source || v.ids.Bitmap != metadata.UUIDNone {
-		return
+	r.grow = r.grow && pd.conn == protocol.Connected && pd.oosBlocks() > 0 // else there is nothing to do, or a resync does it
+	source := v.role == protocol.Primary && pd.role != protocol.Primary || v.role == pd.role && pd.p.resolver
+	if !r.grow || !source || v.disk != protocol.UpToDate || pd.disk != protocol.UpToDate || v.ids.Bitmap != metadata.UUIDNone {
+		return // not yet, or the peer does it: if this connection lasts
 	}
+	r.grow = false
 	v.logf(LogInfo, "the volume has grown: connecting anew for a resync of the new storage")
 	v.beginGeneration(metadata.BirthNew)
 	pd.p.lose(protocol.BrokenPipe)

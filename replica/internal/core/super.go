@@ -71,16 +71,30 @@ func (v *volume) writeDirtySuper() {
 	}
 	v.md.dirty, v.md.writing = false, true
 	v.md.inWrite, v.md.waiting = v.md.waiting, v.md.inWrite[:0]
-	if v.md.primary && v.sb.Flags&metadata.PrimaryInd == 0 {
+	v.prepareSuper()
+}
+
+// prepareSuper sees to what has to be on the disks before the block is.
+func (v *volume) prepareSuper() {
+	leaves := func() bool { return v.md.primary && v.sb.Flags&metadata.PrimaryInd == 0 }
+	left, ids := leaves(), v.ids
+	write := func(err error) {
+		if err == nil && (leaves() && !left || v.ids != ids && !v.sameDevice) {
+			v.prepareSuper() // the block says something else by now
+			return
+		}
+		v.writeSuper(err)
+	}
+	if left {
 		// From then on the activity log no longer stands in for marks that are
 		// not on disk yet, nor for what the data device may have in its cache.
 		// (On the same device the flush in front of the block sees to the latter.)
 		v.writeBitmap(nil, func(err error) {
 			if err != nil || v.sameDevice {
-				v.writeSuper(err)
+				write(err)
 				return
 			}
-			v.flushData(v.writeSuper)
+			v.flushData(write)
 		})
 		return
 	}
@@ -90,7 +104,7 @@ func (v *volume) writeDirtySuper() {
 		// only there once the new one has a name. And what the peer wrote just before
 		// it was lost came into the cache after that: a resync that is about to begin
 		// gives it back to the peer, and clears the peer's marks.
-		v.flushData(v.writeSuper)
+		v.flushData(write)
 		return
 	}
 	v.writeSuper(nil)

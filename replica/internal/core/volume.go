@@ -115,7 +115,9 @@ type peerDevice struct {
 	aheadTimer                 timer
 	resizing                   bool   // the peer's answer to a changed size is due
 	resizedFrom                uint64 // the size before
+	asked                      bool   // the peer has been told of it
 	outdone                    bool   // the peer resized at the same time, and goes first
+	adopting                   int    // sizes of the peer that are not in force yet
 	pulled                     bool   // this connection has seen Ahead or Behind
 	rsPending                  int    // resync requests or replies without an answer
 	lateAcks                   int    // of a resync that was cut off
