@@ -200,6 +200,11 @@ func (o *ledger) crashed(lost bool, reads *readHistory) {
 	clear(o.soft)
 }
 
+// zeroedSince reports whether a write of zeroes, which have no name, came after a certain one.
+func (o *ledger) zeroedSince(sector, id uint64) bool {
+	return slices.ContainsFunc(o.past[sector], func(w *write) bool { return w.zero && w.id > id })
+}
+
 // holds says whether a sector may hold what it does.
 func (o *ledger) holds(sector uint64, b []byte) error {
 	if sector >= o.end {

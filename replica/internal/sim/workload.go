@@ -232,7 +232,7 @@ func (r *Run) read(n *Node, vol int, from, length uint64) {
 			if err == nil && vol == 0 && id&garbageID == 0 {
 				r.reads.read(s, id, at, r.now)
 			}
-			if err == nil && (before[s-from][id] || id > began) {
+			if err == nil && (before[s-from][id] || id > began || id == 0 && book.zeroedSince(s, began)) {
 				continue
 			}
 			if err := book.holds(s, b); err != nil {
