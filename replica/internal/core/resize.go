@@ -186,7 +186,7 @@ func (pd *peerDevice) askSizes(cmd *Command, clean bool) {
 	}
 	pd.sendUUIDs(0)
 	pd.sendSizesAs(flags, 0)
-	c.when(func() bool { return !pd.resizing || pd.p.gen != gen || !pd.p.alive() || cmd.finished }, func() {
+	c.when(func() bool { return !pd.resizing || pd.p.gen != gen || !pd.p.alive() }, func() { // also if it was given up
 		err := error(nil)
 		switch {
 		case pd.outdone && pd.p.gen == gen:
