@@ -158,9 +158,9 @@ func (c *Core) changeAll(p *peer, f force, set func(*protocol.State)) protocol.C
 func (c *Core) commit(pd *peerDevice, old, s protocol.State) {
 	if mirrors(old) != mirrors(s) && s.Conn != protocol.Ahead { // which has its own order: relieve
 		pd.p.closeEpoch() // one epoch never mixes mirrored and unmirrored writes
-		if !mirrors(s) {
-			pd.keepAllMarks()
-		}
+	}
+	if s.Conn != protocol.Ahead && !mirrors(s) && (mirrors(old) || old.Conn == protocol.Ahead) {
+		pd.keepAllMarks()
 	}
 	pd.store(s)
 	pd.raised(old, s)

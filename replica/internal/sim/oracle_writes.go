@@ -286,7 +286,7 @@ func (o *ledger) inOrder(d *Disk) error {
 		good = good || held[s]&garbageID != 0 && len(o.past[s]) > last+1
 		// Overlapping writes in flight together come in either order.
 		for _, w := range o.past[s][:last] {
-			good = good || w.content() == held[s] && w.ack > o.past[s][last].horizon
+			good = good || w.content() == held[s] && (w.was == 0 || w.was > o.past[s][last].horizon)
 		}
 		if !good {
 			return fmt.Errorf("sector %d holds write %d although write %d, which the disk holds, was submitted after write %d there was acknowledged",
