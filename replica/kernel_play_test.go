@@ -103,16 +103,17 @@ func kernelStage(ctx context.Context, t *testing.T, lab *kernelLab, role string)
 	w, err := newWire(node, role, nodeDials, fmt.Sprintf("127.0.0.1:%d", lab.guest.HostPort(7788)),
 		fmt.Sprintf("127.0.0.1:%d", kernelPort), nodeListens)
 	require.NoError(t, err)
+	log := &lockedBuffer{}
+	logger := slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	tr, err := transport.NewTCP(transport.TCPConfig{
-		Local: nodeListens, Remote: nodeDials,
+		Local: nodeListens, Remote: nodeDials, Logger: logger,
 		ConnectInterval: 3 * time.Second, PingTimeout: 30 * time.Second, SocketCheckTimeout: 300 * time.Millisecond,
 	})
 	require.NoError(t, err)
 	s := emptyStage(ctx, w)
 	s.real = true
 	n := s.add(node, tr)
-	log := &lockedBuffer{}
-	n.cfg.Logger = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	n.cfg.Logger = logger
 	n.cfg.Peers[0].PingTimeout = 30 * time.Second
 	k, err := newKernelPlayer(ctx, lab, role, kernelPort)
 	require.NoError(t, err)
