@@ -105,10 +105,10 @@ func (d *disk) close() {
 
 // Attach brings a disk into service: that of VolumeConfig if d.Device is nil.
 // While the resource is connected, the nodes compare the data and resync what
-// differs; while they are connecting it waits for the end of that. A device that was given up because it did not answer (VolumeConfig.DiskTimeout,
-// Detach with Force) is taken again when it has answered all requests: until then it is
-// ErrHung. Errors: ErrAttached, ErrDataStale, ErrShrink, ErrConfig, ErrHung, those of
-// package metadata, the device's.
+// differs; while they are connecting it waits for the end of that. A device that was given
+// up because it did not answer (VolumeConfig.DiskTimeout, Detach with Force) is taken again
+// when it has answered all requests: until then it is ErrHung. Errors: ErrAttached,
+// ErrDataStale, ErrShrink, ErrConfig, ErrHung, those of package metadata, the device's.
 func (v *Volume) Attach(ctx context.Context, d Disk) error {
 	if err := v.attach(ctx, d); err != nil {
 		return fmt.Errorf("replica: %s/%d: attach: %w", v.r.name, v.cfg.ID, err)

@@ -61,6 +61,16 @@ func (c *Core) promoteOn(p *promotion) {
 	}
 }
 
+// promoteSoon is promoteOn at the end of this event.
+func (c *Core) promoteSoon(p *promotion) {
+	c.when(func() bool { return true }, func() { c.promoteOn(p) })
+}
+
+// givenUp tells of a promotion that it is not under way any more.
+func (c *Core) givenUp(p *promotion) func() bool {
+	return func() bool { return c.promoting != p }
+}
+
 // promoteNext goes on with the next volume.
 func (c *Core) promoteNext() {
 	p := c.promoting
@@ -97,11 +107,10 @@ func (c *Core) promoteNext() {
 	case !code.Success():
 		c.promoteFailed(refused("promote", code, false))
 	case pd.conn >= protocol.Connected && pd.p.phase == phaseUp:
-		given := func() bool { return c.promoting != p }
-		pd.p.queueCluster(&clusterRequest{pd: pd, req: req, over: given, done: func(code protocol.Code) {
+		pd.p.queueCluster(&clusterRequest{pd: pd, req: req, over: c.givenUp(p), done: func(code protocol.Code) {
 			switch {
 			case code == protocol.CodeKeepWaiting: // the connection is gone: ask the rules again
-				c.when(func() bool { return true }, func() { c.promoteOn(p) })
+				c.promoteSoon(p)
 			case code == protocol.CodeInTransientState:
 				c.promoteLater()
 			case !code.Success() && p.split[p.next]:
@@ -132,11 +141,10 @@ func (c *Core) promoteNext() {
 // travels on the other one; it knows better. If it consents, its P_STATE is under way.
 func (c *Core) promoteAfterPeer(pd *peerDevice, req protocol.StateRequest) {
 	p, gen := c.promoting, pd.p.gen
-	given := func() bool { return c.promoting != p }
-	pd.p.queueCluster(&clusterRequest{pd: pd, req: req, ask: true, over: given, done: func(code protocol.Code) {
+	pd.p.queueCluster(&clusterRequest{pd: pd, req: req, ask: true, over: c.givenUp(p), done: func(code protocol.Code) {
 		switch {
 		case code == protocol.CodeKeepWaiting:
-			c.when(func() bool { return true }, func() { c.promoteOn(p) })
+			c.promoteSoon(p)
 		case code == protocol.CodeInTransientState, code == protocol.CodeConcurrentStateChange && p.stepsBack(c):
 			p.crossed, p.retried = p.crossed+1, false
 			pd.p.ping(func(error) { c.promoteOn(p) })
@@ -198,7 +206,7 @@ func (c *Core) promoteIfGranted(pd *peerDevice) {
 		switch {
 		case c.promoting != p:
 		case err == nil || errors.Is(err, ErrConnected):
-			c.when(func() bool { return true }, func() { c.promoteOn(p) })
+			c.promoteSoon(p)
 		default:
 			c.promoteFailed(fmt.Errorf("promote: %w", err))
 		}
@@ -226,7 +234,7 @@ func (c *Core) promoteFencing(pd *peerDevice, code protocol.Code) {
 			c.promoteFailed(refused("promote", code, false))
 			return
 		}
-		c.when(func() bool { return true }, func() { c.promoteOn(p) })
+		c.promoteSoon(p)
 	})
 }
 
