@@ -210,7 +210,7 @@ func (l *link) serve(pair *transport.Pair) {
 
 	var readers, senders sync.WaitGroup
 	readers.Go(newReader(l, data).run)
-	readers.Go(newReader(l, meta).runMeta)
+	readers.Go(func() { newReader(l, meta).runMeta(pair) })
 	senders.Go(data.run)
 	senders.Go(meta.run)
 	<-l.closed

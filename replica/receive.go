@@ -4,6 +4,7 @@
 package replica
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/go-blockmirror/blockmirror/protocol"
 	"github.com/go-blockmirror/blockmirror/replica/internal/core"
+	"github.com/go-blockmirror/blockmirror/transport"
 )
 
 const (
@@ -60,8 +62,24 @@ func newReader(l *link, st *stream) *reader {
 }
 
 // runMeta is run for the meta stream, which is not read before the protocol
-// version is agreed: its header form is not known (spec: wire 2).
-func (rd *reader) runMeta() {
+// version is agreed: its header form is not known (spec: wire 2). That it has ended is
+// seen before: the two nodes may have taken different connections for it.
+func (rd *reader) runMeta(pair *transport.Pair) {
+	ctx, cancel := context.WithCancel(rd.l.ctx)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- pair.WaitMeta(ctx) }()
+	var err error
+	select {
+	case <-rd.l.readMeta:
+		cancel()
+		err = <-ended
+	case err = <-ended:
+	}
+	if err != nil {
+		rd.lost(err)
+		return
+	}
 	select {
 	case <-rd.l.readMeta:
 		rd.run()

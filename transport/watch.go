@@ -4,6 +4,7 @@
 package transport
 
 import (
+	"context"
 	"errors"
 	"net"
 	"os"
@@ -19,6 +20,29 @@ type half struct {
 	dead chan struct{} // closed when the stream has ended
 	err  error         // why; set before dead is closed
 	done chan struct{} // closed when the goroutine has returned
+}
+
+// WaitMeta waits until the meta stream can be read or ctx has ended, and returns nil, or
+// until it has ended, and returns why. It takes no bytes, for the time before it is known
+// what form they have. Nobody may read the stream or set its read deadline meanwhile; a
+// deadline that was set before is gone afterwards. On a stream without a way to wait (see
+// Waiter), which no Transport of this package makes, it waits for ctx.
+func (p *Pair) WaitMeta(ctx context.Context) error {
+	if !canWait(p.Meta) {
+		<-ctx.Done()
+		return nil
+	}
+	h := &half{conn: p.Meta, dead: make(chan struct{})}
+	h.start()
+	select {
+	case <-ctx.Done():
+	case <-h.done:
+	}
+	err := h.stop()
+	if !h.isDead() {
+		return nil
+	}
+	return err
 }
 
 // watch takes charge of c.

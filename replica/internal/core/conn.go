@@ -260,7 +260,7 @@ func (c *Core) Lost(peer int, gen uint64, s protocol.Stream, err error, timeout 
 		} else {
 			p.disconnectNow(true)
 		}
-	case s == protocol.MetaStream && (p.conn() == protocol.WFReportParams || p.phase == phaseAuth) && !p.lateLoss:
+	case s == protocol.MetaStream && (p.phase == phaseFeatures || p.phase == phaseAuth || p.conn() == protocol.WFReportParams) && !p.lateLoss:
 		// A peer that refuses us closes both streams. What it has said on the data
 		// stream may still be on its way, and both nodes must come to a verdict.
 		p.lateLoss = true
