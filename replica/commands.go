@@ -121,7 +121,7 @@ func (r *Resource) Disconnect(ctx context.Context, opts ...DisconnectOption) err
 
 // Promote makes this node Primary: its volumes can be read and written. Refusals
 // match ErrRefused and say why; ErrNoUpToDateData asks for a connection, or for
-// Force. While connected the peer is asked; else the Arbiter, if there is one
+// Force, which declares the own data good, also that of a Primary. While connected the peer is asked; else the Arbiter, if there is one
 // (ErrNoQuorum), and the Fencer, if the policy demands it.
 func (r *Resource) Promote(ctx context.Context, opts ...PromoteOption) error {
 	var o promoteOptions

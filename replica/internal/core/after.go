@@ -30,8 +30,9 @@ func (c *Core) afterChange(t transition) {
 		v.updateFlags()
 	}
 	if n.Conn == protocol.Connected && o.Conn == protocol.Connected && o.Disk == protocol.Inconsistent &&
-		o.PeerDisk == protocol.Inconsistent && o.Peer == protocol.Secondary && n.Peer == protocol.Primary {
-		pd.considerResync = true
+		o.PeerDisk == protocol.Inconsistent && n.Peer == protocol.Primary &&
+		(o.Peer == protocol.Secondary || n.PeerDisk == protocol.UpToDate) {
+		pd.considerResync = true // the peer's data was declared good
 	}
 	if o.PeerDisk >= protocol.Inconsistent && n.PeerDisk < protocol.Inconsistent {
 		pd.doubt()
@@ -103,6 +104,17 @@ func (pd *peerDevice) doubt() {
 	for _, r := range pd.v.c.requests.live() {
 		if r.pd == pd {
 			r.peerGood = false
+		}
+	}
+}
+
+// markUnsure marks what a peer whose disk has failed has not made durable: the disk may be
+// back, and have our bitmap, before the peer's word of a write that failed is here.
+func (pd *peerDevice) markUnsure() {
+	pd.keepAllMarks()
+	for _, r := range pd.v.c.requests.live() {
+		if r.pd == pd && r.kind != IORead {
+			pd.setOutOfSync(r.sector, r.size)
 		}
 	}
 }

@@ -92,6 +92,9 @@ func (pd *peerDevice) receiveState(ps protocol.State) {
 	if own.Disk == protocol.Negotiating && besideNone(ps) && pd.v.hasShownOther() {
 		pd.v.abortStale() // what it was to be compared with has gone meanwhile
 	}
+	if ps.Disk <= protocol.Failed {
+		pd.markUnsure() // not before: a peer that wishes to detach has its disk until it hears that it may
+	}
 	pd.adopt(own, ps, conn, real, decided)
 	if (own.Conn == protocol.WFReportParams || decided) && pd.conn >= protocol.Connected {
 		pd.syncGrown()

@@ -272,6 +272,10 @@ func (pd *peerDevice) receiveUUIDs(q protocol.UUIDs) {
 				v.exposedWas = v.exposed
 			}
 			v.exposed = pd.ids.Current
+		} else if v.role == protocol.Primary && pd.ids.Bitmap.Equal(v.exposed) {
+			// It had been a resync target without anything to copy yet, and began this
+			// generation for the disk that has failed here. That its own is good follows.
+			v.exposed = pd.ids.Current
 		} // else it tells what it has, with a changed size, and that is not good
 		return
 	}

@@ -25,6 +25,7 @@ type promotion struct {
 	split   []bool // force: the peer's disk is taken for Outdated, although nobody has fenced it
 	fences  int    // calls of fence-peer so far
 	done    []bool
+	was     []bool // it is a Primary without good data, which force declares good
 }
 
 // maxCrossings bounds how often a promotion steps back for one of the peer's. Its wish
@@ -37,7 +38,8 @@ func (p *promotion) stepsBack(c *Core) bool {
 	return p.crossed < maxCrossings || c.now-p.began < 4*c.cfg.Net.PingTimeout
 }
 
-// Promote makes every volume Primary.
+// Promote makes every volume Primary. With force it declares the own data of volumes good
+// for which none is reachable, also of those that are Primary already.
 func (c *Core) Promote(cmd *Command, force bool) {
 	defer c.settle()
 	if c.promoting != nil {
@@ -45,7 +47,7 @@ func (c *Core) Promote(cmd *Command, force bool) {
 		return
 	}
 	p := &promotion{cmd: cmd, force: force, began: c.now, forced: make([]bool, len(c.vols)), done: make([]bool, len(c.vols)),
-		good: make([]bool, len(c.vols)), split: make([]bool, len(c.vols))}
+		good: make([]bool, len(c.vols)), split: make([]bool, len(c.vols)), was: make([]bool, len(c.vols))}
 	c.promoting = p
 	if pr := c.peers[0]; pr.phase == phaseUp {
 		pr.ping(func(error) { c.promoteOn(p) }) // a dead peer is noticed now, not at the first write
@@ -74,7 +76,7 @@ func (c *Core) givenUp(p *promotion) func() bool {
 // promoteNext goes on with the next volume.
 func (c *Core) promoteNext() {
 	p := c.promoting
-	for p.next < len(c.vols) && c.vols[p.next].role == protocol.Primary {
+	for p.next < len(c.vols) && c.vols[p.next].role == protocol.Primary && !(p.force && c.vols[p.next].lostGoodData()) {
 		p.next++
 	}
 	if p.next == len(c.vols) {
@@ -83,6 +85,9 @@ func (c *Core) promoteNext() {
 	}
 	v := c.vols[p.next]
 	pd := v.pds[0]
+	if v.role == protocol.Primary {
+		p.was[p.next], p.forced[p.next] = true, true
+	}
 	req := p.request()
 	code := c.allowed(pd, func(s *protocol.State) { *s = req.Apply(*s) })
 	if v.older && code.Success() && !p.forced[p.next] {
@@ -134,6 +139,14 @@ func (c *Core) promoteNext() {
 		p.done[p.next] = true
 		c.promoteNext()
 	}
+}
+
+// lostGoodData reports whether a volume has a disk that is not good, and none that is can
+// be reached.
+func (v *volume) lostGoodData() bool {
+	pd := v.pds[0]
+	return v.disk >= protocol.Inconsistent && v.disk < protocol.UpToDate && v.disk != protocol.DUnknown &&
+		(pd.conn < protocol.Connected || pd.disk < protocol.UpToDate)
 }
 
 // promoteAfterPeer asks a peer that is Primary as far as this node knows. It may have
@@ -249,7 +262,7 @@ func (c *Core) promoteFailed(err error) {
 	p := c.promoting
 	c.promoting = nil
 	for i, v := range c.vols {
-		if p.done[i] && v.role == protocol.Primary {
+		if p.done[i] && !p.was[i] && v.role == protocol.Primary {
 			c.change(v.pds[0], fact, func(s *protocol.State) { s.Role = protocol.Secondary })
 			v.pds[0].sendState()
 		}

@@ -18,10 +18,26 @@ func (r *request) startRead() {
 	case local && !(remote && r.goesToPeer()):
 		r.readLocal()
 	case remote:
+		if !r.iv.linked && r.behindOwnWrite() {
+			return
+		}
 		r.readRemote(r.v.pds[0])
 	default:
 		r.v.c.maybeComplete(r)
 	}
+}
+
+// behindOwnWrite has a read for the peer wait for the own writes to its blocks, if there
+// are some. What the peer has already the own disk may not have yet, and a later, smaller
+// read, served here, would see less than this one.
+func (r *request) behindOwnWrite() bool {
+	v := r.v
+	from, to := r.sector, r.sector+uint64(r.size)/512
+	if !v.hasDisk() || !v.unstable(from, to) {
+		return false
+	}
+	r.iv.from, r.iv.to, r.iv.req, r.iv.run = from, to, r, runRequest
+	return !v.active.add(&r.iv)
 }
 
 // localCan reports whether the own disk has what the request wants. Until the peer's

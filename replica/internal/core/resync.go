@@ -116,12 +116,13 @@ func (pd *peerDevice) resyncAfter(o, n protocol.ConnState) {
 // still be in our disk's cache), and that the disk holds blocks of different ages.
 func (pd *peerDevice) beginTarget() {
 	r, v := &pd.resync, pd.v
+	round := r.round
 	v.gates++
 	v.writeBitmap(nil, func(error) {
 		v.syncSuper(func(err error) {
 			v.gates--
 			v.gateOpened()
-			if err == nil && r.running {
+			if err == nil && r.running && r.round == round { // else those marks are of an earlier resync
 				r.ready = true
 				pd.pump()
 			}

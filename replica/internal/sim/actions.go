@@ -311,7 +311,14 @@ func (r *Run) shutdown(a *rand.Rand) {
 	}
 	boot := n.boot
 	r.order(n, "shutdown", func(c *core.Command) { n.core.Shutdown(c) }, func(err error) {
-		if err == nil {
+		r.gaveUp(n, err)
+		if err != nil { // nobody waits for it any more: the process ends all the same
+			r.after(0, func() {
+				if n.boot == boot && !r.still {
+					r.down(n, false, false)
+				}
+			})
+		} else {
 			r.after(0, func() {
 				if n.boot == boot && !r.still {
 					switch { // of a disk that failed the cache is lost; of the others nothing

@@ -124,3 +124,34 @@ func TestPassOnAlone(t *testing.T) {
 		require.Equal(t, bytes.Repeat([]byte{1}, 4096), s.read(s.a, 4096, 4096), name)
 	}
 }
+
+// TestPassOnBoth: both disks pass on an error before either node knew of the other's.
+// Neither has all that was written, and nothing is copied until a forced promotion, also
+// of the node that is Primary, says whose data it is to be.
+func TestPassOnBoth(t *testing.T) {
+	opt := testOptions()
+	opt.External, opt.Volume.DetachOnIO = true, core.IOPassOn
+	s := skipped(t, opt)
+	s.promote(s.a)
+	s.write(s.a, 4096, 1, 4096)
+	s.Run(time.Second)
+	s.net.stall(s.a.idx, true) // it does not hear of the other disk before its own fails
+	s.a.disks[0].FailWrites, s.b.disks[0].FailWrites = true, true
+	w := s.startWrite(s.a, 8192, 2)
+	s.Run(10 * time.Millisecond)
+	s.net.stall(s.a.idx, false)
+	s.until("the write", func() bool { return w.done })
+	require.Error(t, w.err)
+	for _, n := range s.Nodes {
+		require.Equal(t, protocol.Inconsistent, s.st(n).Disk)
+		n.disks[0].FailWrites = false
+	}
+	require.Contains(t, s.a.handlerEvents(), core.HandlerPriOnInconDegr)
+	s.Run(time.Minute)
+	require.Equal(t, protocol.Connected, s.st(s.a).Conn)
+
+	s.a.mustDo(t, "promote", func(cmd *core.Command) { s.a.core.Promote(cmd, true) })
+	s.until("synced", s.bothUpToDate)
+	s.equal()
+	require.Equal(t, bytes.Repeat([]byte{1}, 4096), s.read(s.a, 4096, 4096))
+}

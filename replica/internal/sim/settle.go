@@ -109,6 +109,10 @@ func (r *Run) operate(since time.Duration) {
 				r.try(n, "stale marks", func(c *core.Command) { n.core.Invalidate(c, v) })
 			}
 			if r.cfg.Volume.DetachOnIO == core.IOPassOn && st.Conn == protocol.Connected && st.Disk == protocol.Inconsistent && since > time.Minute {
+				if st.PeerDisk == protocol.Inconsistent && since > 2*time.Minute {
+					r.declare(n, st)
+					continue
+				}
 				// It has passed on an error: what is marked is copied when they meet again.
 				r.try(n, "operator disconnects", func(c *core.Command) { n.core.Disconnect(c, 0, true) })
 			}
@@ -117,10 +121,12 @@ func (r *Run) operate(since time.Duration) {
 			}
 		}
 		st, _ := n.State(0)
-		if st.Role == protocol.Primary && st.Conn <= protocol.WFConnection && since > 2*time.Minute {
+		alone := st.Conn <= protocol.WFConnection
+		if st.Role == protocol.Primary && (alone || n.noGoodData()) && since > 2*time.Minute {
 			// A Primary whose peer has gone on without it is refused, and keeps
-			// what it has: an operator looks at it and demotes it. What was
-			// acknowledged is checked all the same.
+			// what it has; so does one whose disk cannot be attached while it is
+			// Primary (rule 41), beside a peer that has nothing good: an operator looks
+			// at it and demotes it. What was acknowledged is checked all the same.
 			r.try(n, "operator demotes", func(c *core.Command) { n.core.Demote(c) })
 		}
 		if st.Conn == protocol.StandAlone && since > 20*time.Second {
@@ -136,6 +142,19 @@ func (r *Run) operate(since time.Duration) {
 	if r.cfg.Reckless && r.stuck(since) {
 		r.decide(since)
 	}
+}
+
+// declare: with pass_on both disks have failed a write before either node knew of the
+// other's, and neither has all that was acknowledged. That is a state that lasts until
+// somebody says whose data it is to be: the Primary's.
+func (r *Run) declare(n *Node, st protocol.State) {
+	if st.Role != protocol.Primary && (st.Peer == protocol.Primary || n.idx != 0) {
+		return
+	}
+	r.fault("both disks passed on an error")
+	r.unproved = true
+	r.story.consent = [2]bool{true, true}
+	r.try(n, "promote by force", func(c *core.Command) { n.core.Promote(c, true) })
 }
 
 // unrelated: the two nodes have gone their own ways for so many generations that they
@@ -193,6 +212,16 @@ func (r *Run) progress() {
 // stuck: reckless administrators have left a mess that only an administrator clears.
 func (r *Run) stuck(since time.Duration) bool {
 	return r.cfg.Reckless && since > 4*time.Minute && r.now-r.moved > 10*time.Second
+}
+
+// noGoodData reports whether a volume has no disk, and its peer has no good one.
+func (n *Node) noGoodData() bool {
+	for v := range n.disks {
+		if s, _ := n.State(v); s.Disk < protocol.Inconsistent && s.PeerDisk < protocol.UpToDate {
+			return true
+		}
+	}
+	return false
 }
 
 func (n *Node) allUpToDate() bool {
