@@ -121,8 +121,10 @@ func (r *Resource) Disconnect(ctx context.Context, opts ...DisconnectOption) err
 
 // Promote makes this node Primary: its volumes can be read and written. Refusals
 // match ErrRefused and say why; ErrNoUpToDateData asks for a connection, or for
-// Force, which declares the own data good, also that of a Primary. While connected the peer is asked; else the Arbiter, if there is one
-// (ErrNoQuorum), and the Fencer, if the policy demands it.
+// Force. While connected the peer is asked; else the Arbiter, if there is one
+// (ErrNoQuorum), and the Fencer, if the policy demands it. A node that is Primary
+// already changes nothing; with Force it declares the own data good if the peer is
+// connected, and both disks are Inconsistent because both have passed on an error.
 func (r *Resource) Promote(ctx context.Context, opts ...PromoteOption) error {
 	var o promoteOptions
 	for _, opt := range opts {

@@ -39,7 +39,8 @@ func (p *promotion) stepsBack(c *Core) bool {
 }
 
 // Promote makes every volume Primary. With force it declares the own data of volumes good
-// for which none is reachable, also of those that are Primary already.
+// for which none is reachable; where they are Primary already, only if the peer is there,
+// and has nothing good either.
 func (c *Core) Promote(cmd *Command, force bool) {
 	defer c.settle()
 	if c.promoting != nil {
@@ -76,7 +77,7 @@ func (c *Core) givenUp(p *promotion) func() bool {
 // promoteNext goes on with the next volume.
 func (c *Core) promoteNext() {
 	p := c.promoting
-	for p.next < len(c.vols) && c.vols[p.next].role == protocol.Primary && !(p.force && c.vols[p.next].lostGoodData()) {
+	for p.next < len(c.vols) && c.vols[p.next].role == protocol.Primary && !(p.force && c.vols[p.next].nothingGood()) {
 		p.next++
 	}
 	if p.next == len(c.vols) {
@@ -141,12 +142,12 @@ func (c *Core) promoteNext() {
 	}
 }
 
-// lostGoodData reports whether a volume has a disk that is not good, and none that is can
-// be reached.
-func (v *volume) lostGoodData() bool {
+// nothingGood reports whether neither node has good data of a volume: both disks have
+// passed on an error. Where the peer's disk is not there, or nothing is known of it, that
+// is the better one, and a Primary stays what it is.
+func (v *volume) nothingGood() bool {
 	pd := v.pds[0]
-	return v.disk >= protocol.Inconsistent && v.disk < protocol.UpToDate && v.disk != protocol.DUnknown &&
-		(pd.conn < protocol.Connected || pd.disk < protocol.UpToDate)
+	return v.disk == protocol.Inconsistent && pd.conn == protocol.Connected && pd.disk == protocol.Inconsistent
 }
 
 // promoteAfterPeer asks a peer that is Primary as far as this node knows. It may have
