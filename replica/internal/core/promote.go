@@ -77,7 +77,7 @@ func (c *Core) givenUp(p *promotion) func() bool {
 // promoteNext goes on with the next volume.
 func (c *Core) promoteNext() {
 	p := c.promoting
-	for p.next < len(c.vols) && c.vols[p.next].role == protocol.Primary && !(p.force && c.vols[p.next].nothingGood()) {
+	for p.next < len(c.vols) && c.vols[p.next].role == protocol.Primary && (p.done[p.next] || !p.force || !c.vols[p.next].nothingGood()) {
 		p.next++
 	}
 	if p.next == len(c.vols) {
