@@ -120,7 +120,9 @@ func volumes(t *testing.T, lab *kernelLab, kernel bool) {
 		for minor, want := range []int{3, 5} {
 			list := d.volumeResyncs(minor)
 			require.Len(t, list, 2+round)
-			require.Equal(t, want, list[1+round])
+			// The write before may have been without its P_BARRIER_ACK: two blocks more.
+			require.GreaterOrEqual(t, list[1+round], want)
+			require.LessOrEqual(t, list[1+round], want+2)
 		}
 		demote(side)
 	}
