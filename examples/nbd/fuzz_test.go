@@ -116,30 +116,49 @@ func afterHandshake(t *testing.T, b []byte) []byte {
 
 // checkReplies takes replies apart and crosses out the requests they belong to.
 func checkReplies(t *testing.T, b []byte, sent map[uint64][]request) {
-	for len(b) > 0 {
-		require.GreaterOrEqual(t, len(b), simpleReplySize)
-		simple := binary.BigEndian.Uint32(b) == magicSimple
-		cookie := binary.BigEndian.Uint64(b[8:])
-		require.NotEmpty(t, sent[cookie], "a reply to nothing")
-		// With one cookie for several, a reply says little of which it is: try all.
-		var fits bool
-		for i, r := range sent[cookie] {
-			n := simpleReplySize
-			switch {
-			case !simple && len(b) >= chunkHeaderSize:
-				n = chunkHeaderSize + int(binary.BigEndian.Uint32(b[16:]))
-			case r.command == cmdRead && binary.BigEndian.Uint32(b[4:]) == 0:
-				n += int(r.length)
-			}
-			if n > len(b) || n < len(b) && !isReply(b[n:]) {
-				continue
-			}
-			sent[cookie] = append(append([]request(nil), sent[cookie][:i]...), sent[cookie][i+1:]...)
-			b, fits = b[n:], true
-			break
-		}
-		require.True(t, fits, "a reply that is cut off, or has too much")
+	require.True(t, explained(b, sent), "a reply to nothing, or one that is cut off or has too much: %x", b)
+}
+
+// explained reports whether every reply is one to a request of its own. With one cookie
+// for several a reply says little of which it is: try all.
+func explained(b []byte, sent map[uint64][]request) bool {
+	if len(b) == 0 {
+		return true
 	}
+	if len(b) < simpleReplySize {
+		return false
+	}
+	simple := binary.BigEndian.Uint32(b) == magicSimple
+	cookie := binary.BigEndian.Uint64(b[8:])
+	all := sent[cookie]
+	defer func() { sent[cookie] = all }()
+	type kind struct {
+		read   bool
+		length uint32
+	}
+	tried := map[kind]bool{}
+	for i, r := range all {
+		k := kind{read: r.command == cmdRead}
+		if k.read {
+			k.length = r.length
+		}
+		n := simpleReplySize
+		switch {
+		case !simple && len(b) >= chunkHeaderSize:
+			n = chunkHeaderSize + int(binary.BigEndian.Uint32(b[16:]))
+		case k.read && binary.BigEndian.Uint32(b[4:]) == 0:
+			n += int(r.length)
+		}
+		if tried[k] || n > len(b) || n < len(b) && !isReply(b[n:]) {
+			continue
+		}
+		tried[k] = true
+		sent[cookie] = append(append([]request(nil), all[:i]...), all[i+1:]...)
+		if explained(b[n:], sent) {
+			return true
+		}
+	}
+	return false
 }
 
 func isReply(b []byte) bool {
