@@ -260,7 +260,7 @@ func (c *Core) Lost(peer int, gen uint64, s protocol.Stream, err error, timeout 
 		} else {
 			p.disconnectNow(true)
 		}
-	case s == protocol.MetaStream && (p.phase == phaseFeatures || p.phase == phaseAuth || p.conn() == protocol.WFReportParams) && !p.lateLoss:
+	case s == protocol.MetaStream && p.handshaking() && !p.lateLoss:
 		// A peer that refuses us closes both streams. What it has said on the data
 		// stream may still be on its way, and both nodes must come to a verdict.
 		p.lateLoss = true
@@ -302,7 +302,7 @@ func (p *peer) lose(why protocol.ConnState) {
 	if !p.alive() {
 		return
 	}
-	p.shakyUntilUp = p.phase != phaseUp || p.conn() <= protocol.WFReportParams
+	p.shakyUntilUp = p.handshaking()
 	p.c.changeAll(p, fact, func(s *protocol.State) { s.Conn = why })
 	p.close(why == protocol.TearDown)
 }

@@ -103,6 +103,12 @@ func (p *peer) alive() bool {
 	return p.phase == phaseFeatures || p.phase == phaseAuth || p.phase == phaseUp
 }
 
+// handshaking reports of a connection that is alive that the nodes do not know yet what
+// each other has.
+func (p *peer) handshaking() bool {
+	return p.phase != phaseUp || p.conn() <= protocol.WFReportParams
+}
+
 // send appends one packet without payload to a stream.
 func send[B protocol.Body](p *peer, st protocol.Stream, cmd protocol.Command, volume uint16, body B) {
 	if !p.alive() {

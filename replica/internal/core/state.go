@@ -69,18 +69,15 @@ func (c *Core) judge(pd *peerDevice, old, want, s protocol.State, f force) (stri
 	if f == fact {
 		return "", protocol.CodeSuccess
 	}
-	if want.Conn > protocol.Connected && old.Conn == protocol.Connected &&
-		(old.Disk == protocol.Attaching || old.Disk == protocol.Negotiating) {
-		// A verify or resync by command would take for good what is about to be
-		// compared with the peer's.
+	if (old.Disk == protocol.Attaching || old.Disk == protocol.Negotiating) &&
+		(want.Disk == protocol.Outdated || want.Conn > protocol.Connected && old.Conn == protocol.Connected) {
+		// What the disk is is about to come out. A verify or resync by command would
+		// take it for good.
 		return "attaching", protocol.CodeInTransientState
 	}
 	if want.Disk == protocol.Outdated && old.Disk < protocol.Outdated {
 		// Connected, S5 would make UpToDate of it: of a disk that has failed or
-		// lacks blocks, too. What a disk is that is attached is about to come out.
-		if old.Disk == protocol.Attaching || old.Disk == protocol.Negotiating {
-			return "attaching", protocol.CodeInTransientState
-		}
+		// lacks blocks, too.
 		return "X5", protocol.CodeLowerThanOutdated
 	}
 	if rule, code, bad := invalid(s, env); bad {

@@ -312,26 +312,21 @@ func (r *Run) shutdown(a *rand.Rand) {
 	boot := n.boot
 	r.order(n, "shutdown", func(c *core.Command) { n.core.Shutdown(c) }, func(err error) {
 		r.gaveUp(n, err)
-		if err != nil { // nobody waits for it any more: the process ends all the same
-			r.after(0, func() {
-				if n.boot == boot && !r.still {
-					r.down(n, false, false)
-				}
-			})
-		} else {
-			r.after(0, func() {
-				if n.boot == boot && !r.still {
-					switch { // of a disk that failed the cache is lost; of the others nothing
-					case n.leftInOrder():
-					case r.cfg.Reckless:
-						r.void()
-					case r.writer == nil:
-						r.lose()
-					}
-					n.Crash(true)
-				}
-			})
-		}
+		r.after(0, func() {
+			switch { // of a disk that failed the cache is lost; of the others nothing
+			case n.boot != boot || r.still:
+				return
+			case err != nil: // nobody waits for it any more: the process ends all the same
+				r.down(n, false, false)
+				return
+			case n.leftInOrder():
+			case r.cfg.Reckless:
+				r.void()
+			case r.writer == nil:
+				r.lose()
+			}
+			n.Crash(true)
+		})
 	})
 }
 

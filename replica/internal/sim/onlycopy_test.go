@@ -15,16 +15,23 @@ import (
 	"github.com/go-blockmirror/blockmirror/replica/internal/core"
 )
 
+// writtenOnce is two nodes in sync, a the Primary, with a write to a block: its extent is
+// in the activity log from then on.
+func writtenOnce(t *testing.T, opt Options) *scene {
+	s := skipped(t, opt)
+	s.promote(s.a)
+	s.write(s.a, 4096, 1, 4096)
+	s.Run(time.Second)
+	return s
+}
+
 // TestPassOnAndCrash: with on-io-error pass-on a write that only the peer has is not
 // acknowledged before the metadata says that the own disk is not good any more. Else the
 // Primary, after a crash, would be the source of a resync without that write.
 func TestPassOnAndCrash(t *testing.T) {
 	opt := testOptions()
 	opt.External, opt.Volume.DetachOnIO = true, core.IOPassOn
-	s := skipped(t, opt)
-	s.promote(s.a)
-	s.write(s.a, 4096, 1, 4096) // its extent is in the activity log from now on
-	s.Run(time.Second)
+	s := writtenOnce(t, opt)
 	s.a.metas[0].Frozen, s.a.disks[0].FailWrites = true, true
 	w := s.startWrite(s.a, 4096, 7)
 	s.Run(time.Second)
@@ -53,10 +60,7 @@ func TestOnlyCopyIsRemembered(t *testing.T) {
 	for _, forced := range []bool{false, true} {
 		opt := timeoutOptions()
 		opt.External, opt.Volume.DiskTimeout = true, time.Minute
-		s := skipped(t, opt)
-		s.promote(s.a)
-		s.write(s.a, 4096, 1, 4096)
-		s.Run(time.Second)
+		s := writtenOnce(t, opt)
 		s.b.metas[0].Frozen = true
 		s.a.disks[0].Frozen, s.a.disks[0].FailWrites = forced, !forced
 		w := s.startWrite(s.a, 4096, 7)
@@ -131,10 +135,7 @@ func TestPassOnAlone(t *testing.T) {
 func TestPassOnBoth(t *testing.T) {
 	opt := testOptions()
 	opt.External, opt.Volume.DetachOnIO = true, core.IOPassOn
-	s := skipped(t, opt)
-	s.promote(s.a)
-	s.write(s.a, 4096, 1, 4096)
-	s.Run(time.Second)
+	s := writtenOnce(t, opt)
 	s.net.stall(s.a.idx, true) // it does not hear of the other disk before its own fails
 	s.a.disks[0].FailWrites, s.b.disks[0].FailWrites = true, true
 	w := s.startWrite(s.a, 8192, 2)
