@@ -4,7 +4,10 @@
 package core
 
 import (
+	"slices"
+
 	"github.com/go-blockmirror/blockmirror/bitmap"
+	"github.com/go-blockmirror/blockmirror/metadata"
 	"github.com/go-blockmirror/blockmirror/protocol"
 )
 
@@ -24,6 +27,10 @@ type bitmapWriter struct {
 	// flush above all: on disk they stay marked until the next one.
 	young    []blockRange
 	tooYoung bool // there are more of them: another flush has to come first
+
+	replacing int  // changes of the whole bitmap that are not on disk yet
+	unsaid    int  // those of them that the superblock on disk does not know of
+	parked    bool // the present job waits for that
 }
 
 // blockRange is the blocks [from, to).
@@ -59,10 +66,11 @@ func (w *bitmapWriter) keepYoung(bm *bitmap.Bitmap, buf []byte, first, n int) {
 
 const pageBlocks = bitmap.PageBytes * 8
 
-// bitmapJob is the pages [from, to) or, with all, whatever is dirty.
+// bitmapJob is the dirty ones among some pages, or all that are dirty.
 type bitmapJob struct {
 	pages []int // nil: all dirty pages
 	next  int
+	first bool // no superblock is written before it has ended
 	fn    func(error)
 }
 
@@ -74,11 +82,87 @@ func (v *volume) writeBitmap(pages []int, fn func(error)) {
 		fn(ErrDiskless)
 		return
 	}
-	v.bmw.jobs = append(v.bmw.jobs, bitmapJob{pages: pages, fn: fn})
+	v.addBitmapJob(bitmapJob{pages: pages, fn: fn})
+}
+
+func (v *volume) addBitmapJob(j bitmapJob) {
+	v.bmw.jobs = append(v.bmw.jobs, j)
 	if !v.bmw.running {
 		v.bmw.running = true
 		v.startBitmapJob()
 	}
+}
+
+// bitmapFirst is writeBitmap for a superblock that counts on the marks, and is held back
+// until fn is called. The flag FullSync in it stands in for a bitmap that is being replaced.
+func (v *volume) bitmapFirst(fn func(error)) {
+	if v.bmw.unsaid > 0 {
+		fn(nil)
+		return
+	}
+	if !v.metaUsable() {
+		fn(ErrDiskless)
+		return
+	}
+	v.addBitmapJob(bitmapJob{first: true, fn: fn})
+}
+
+// replaceBitmap writes a bitmap that has changed as a whole, perhaps its size, and then
+// calls fn. The flag FullSync covers the time until it is on disk: a crash in between
+// means a full sync, which is right. Before the flag is durable no page goes out. One
+// that has lost the marks behind a new end would be taken for the truth with the old end.
+func (v *volume) replaceBitmap(fn func(error)) {
+	v.bmw.replacing++
+	v.bmw.unsaid++
+	v.sb.Flags |= metadata.FullSync
+	done := func(err error) {
+		v.bmw.replacing--
+		if err == nil && v.bmw.replacing == 0 {
+			v.sb.Flags &^= metadata.FullSync
+			v.md.dirty = true
+		}
+		fn(err)
+	}
+	v.syncSuper(func(err error) {
+		v.bmw.unsaid--
+		v.unparkBitmap()
+		if err != nil {
+			done(err)
+			return
+		}
+		v.writeBitmap(nil, done)
+	})
+}
+
+// parkBitmap lets the present job wait for a superblock, and those that a superblock
+// waits for end.
+func (v *volume) parkBitmap() {
+	v.bmw.parked = true
+	var ended []bitmapJob
+	v.bmw.jobs = slices.DeleteFunc(v.bmw.jobs, func(j bitmapJob) bool {
+		if j.first {
+			ended = append(ended, j)
+		}
+		return j.first
+	})
+	for _, j := range ended {
+		j.fn(nil)
+	}
+}
+
+// unparkBitmap goes on with the jobs when the last of those superblocks is durable, or
+// the disk is lost.
+func (v *volume) unparkBitmap() {
+	if !v.bmw.parked || v.bmw.unsaid > 0 {
+		return
+	}
+	v.bmw.parked = false
+	if len(v.bmw.jobs) == 0 {
+		v.bmw.running = false
+		return
+	}
+	v.bmw.page = 0 // it may be another job now; what was cleared since the flush stays young
+	v.bitmapStep(nil)
 }
 
 // bitmapOf is the bitmap that the one slot of metadata v08 holds.
@@ -133,6 +217,10 @@ func (v *volume) bitmapStep(err error) {
 		v.endBitmapJob(err)
 		return
 	}
+	if v.bmw.unsaid > 0 {
+		v.parkBitmap()
+		return
+	}
 	if v.bmw.tooYoung {
 		v.flushForBitmap()
 		return
@@ -162,8 +250,8 @@ func (v *volume) bitmapStep(err error) {
 	o.fn = func(err error) {
 		if err != nil {
 			if cur := v.bitmapOf(); cur == bm {
-				for i := range n {
-					bm.MarkDirty(from + i)
+				for p := from; p < min(from+n, bm.Pages()); p++ { // fewer, if it has shrunk
+					bm.MarkDirty(p)
 				}
 			}
 			v.diskFailed(causeMeta, "bitmap", err)

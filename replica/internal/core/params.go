@@ -190,7 +190,7 @@ func (pd *peerDevice) agreedSize() uint64 {
 }
 
 // resize changes the size of the volume. Until the new bitmap is on disk the flags
-// say that it cannot be trusted; a crash in between means a full sync.
+// say that neither it nor the activity log can be trusted.
 func (v *volume) resize(size uint64, assumeClean bool) {
 	v.logf(LogInfo, "size changed from %d to %d sectors", v.size, size)
 	v.size = size
@@ -205,25 +205,18 @@ func (v *volume) resize(size uint64, assumeClean bool) {
 		pd.bm.Resize(bitmap.BitsFor(size), !assumeClean)
 	}
 	v.gates++
-	v.sb.Flags |= metadata.FullSync | metadata.ALDisabled
+	v.sb.Flags |= metadata.ALDisabled
 	open := func(error) {
 		v.gates--
 		v.gateOpened()
 	}
-	v.syncSuper(func(err error) {
+	v.replaceBitmap(func(err error) {
 		if err != nil {
 			open(err)
 			return
 		}
-		v.writeBitmap(nil, func(err error) {
-			if err != nil {
-				open(err)
-				return
-			}
-			v.sb.Flags &^= metadata.FullSync
-			v.alFlag()
-			v.syncSuper(open)
-		})
+		v.alFlag()
+		v.syncSuper(open)
 	})
 }
 

@@ -326,7 +326,7 @@ func (v *volume) moveMetadata(size uint64, clean bool, done func(error)) {
 			end(err)
 			return
 		}
-		v.writeBitmap(nil, func(err error) {
+		v.bitmapFirst(func(err error) {
 			v.md.hold--
 			if err != nil {
 				end(err)

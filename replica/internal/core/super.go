@@ -89,7 +89,7 @@ func (v *volume) prepareSuper() {
 		// From then on the activity log no longer stands in for marks that are
 		// not on disk yet, nor for what the data device may have in its cache.
 		// (On the same device the flush in front of the block sees to the latter.)
-		v.writeBitmap(nil, func(err error) {
+		v.bitmapFirst(func(err error) {
 			if err != nil || v.sameDevice {
 				write(err)
 				return
@@ -257,32 +257,20 @@ func (v *volume) tellAnew() {
 func (v *volume) skipInitialSync(pd *peerDevice, fn func(error)) {
 	pd.bm.ClearAll()
 	v.md.hold++
-	v.writeBitmap(nil, func(error) {
+	v.bitmapFirst(func(error) {
 		v.md.hold--
 		v.md.dirty = true
 		v.syncSuper(fn)
 	})
 }
 
-// setAllOutOfSync marks everything out of sync. The flag FullSync covers the time
-// until the bitmap is on disk: a crash in between means a full sync, which is right.
+// setAllOutOfSync marks everything out of sync.
 func (v *volume) setAllOutOfSync(pd *peerDevice) {
 	pd.bm.SetAll()
 	v.al.susp = false
-	v.sb.Flags |= metadata.FullSync
-	v.md.dirty = true
-	v.syncSuper(func(err error) {
-		if err != nil {
-			return
+	v.replaceBitmap(func(err error) {
+		if err == nil && v.role == protocol.Primary {
+			v.suspendAL()
 		}
-		v.writeBitmap(nil, func(err error) {
-			if err == nil {
-				v.sb.Flags &^= metadata.FullSync
-				v.md.dirty = true
-				if v.role == protocol.Primary {
-					v.suspendAL()
-				}
-			}
-		})
 	})
 }
