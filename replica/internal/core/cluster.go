@@ -175,7 +175,11 @@ func (pd *peerDevice) receiveStateRequest(q protocol.StateRequest) {
 			code = pd.refusedOlder(in)
 		}
 		if code.Success() {
-			code = c.change(pd, wish, func(s *protocol.State) { *s = in.Apply(*s) })
+			departing := pd.departing
+			pd.departing = departing || in.Mask.PeerDisk == protocol.DiskMask && in.Value.PeerDisk <= protocol.Failed && pd.disk > protocol.Failed
+			if code = c.change(pd, wish, func(s *protocol.State) { *s = in.Apply(*s) }); !code.Success() {
+				pd.departing = departing
+			}
 		}
 	}
 	send(p, protocol.MetaStream, protocol.CmdStateChgReply, pd.v.cfg.Number, protocol.StateReply{Code: code})

@@ -56,6 +56,7 @@ func (c *Core) Connected(peer int, gen uint64, resolver bool) {
 // resetConnection forgets what belonged to the last connection.
 func (pd *peerDevice) resetConnection() {
 	pd.idsValid, pd.sizesValid, pd.stateSent, pd.considerResync, pd.birthDue, pd.skipped = false, false, false, false, false, false
+	pd.departing = false
 	pd.seq, pd.uuidFlags, pd.uuidBits, pd.idsDue = 0, 0, 0, false
 	pd.rx, pd.syncUUIDSet, pd.beforeHook, pd.pulled, pd.resizing = nil, false, false, false, false
 	pd.aheadTimer.stop()

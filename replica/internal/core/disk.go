@@ -240,8 +240,8 @@ func (pd *peerDevice) asksDetach() bool {
 // detachClean leaves a disk in order: no writes in flight, bitmap on disk, the log
 // empty, the superblock clean. What apply-al would leave (spec: on-disk 10.4).
 func (v *volume) detachClean(cmd *Command) {
-	c := v.c
-	v.pds[0].abortVerify(errors.New("the disk is being detached"))
+	c, pd := v.c, v.pds[0]
+	pd.abortVerify(errors.New("the disk is being detached"))
 	v.freezing++
 	for _, pd := range v.pds {
 		pd.p.closeEpoch()
@@ -253,13 +253,15 @@ func (v *volume) detachClean(cmd *Command) {
 			v.lostCache = true
 			v.logf(LogWarn, "detach leaves unclean metadata: %v", err)
 		}
-		c.change(v.pds[0], fact, func(s *protocol.State) { s.Disk = protocol.Failed })
+		c.change(pd, fact, func(s *protocol.State) { s.Disk = protocol.Failed })
 		c.when(func() bool { return v.disk == protocol.Diskless }, func() { c.finish(cmd, nil) })
 		c.stateAdmits()
 	}
 	agreed := v.leaving
 	withdrawn := func() bool { return agreed && !v.leaving && v.metaUsable() }
-	c.when(func() bool { return v.quiet() || !v.metaUsable() || withdrawn() }, func() {
+	// The peer's disk will be the only one: it has to hold all that was acknowledged.
+	held := func() bool { return pd.conn < protocol.Connected || !pd.unstable() }
+	c.when(func() bool { return v.quiet() && held() || !v.metaUsable() || withdrawn() }, func() {
 		if !v.metaUsable() { // it has failed, and may have gone: the next one is not to be sealed
 			end(ErrDiskless)
 			return
@@ -295,6 +297,16 @@ func (v *volume) detachClean(cmd *Command) {
 			})
 		})
 	})
+}
+
+// unstable reports whether writes that the peer got are not durable there, as far as it has said.
+func (pd *peerDevice) unstable() bool {
+	for _, r := range pd.v.c.requests.live() {
+		if r.pd == pd && r.epoch != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // emptyAL is initAL for a disk in use. A Primary's log counts as long as PrimaryInd

@@ -93,6 +93,10 @@ func (pd *peerDevice) receiveState(ps protocol.State) {
 		pd.v.abortStale() // what it was to be compared with has gone meanwhile
 	}
 	if ps.Disk <= protocol.Failed {
+		if pd.departing {
+			pd.departing = false
+			pd.v.updateFlags()
+		}
 		pd.markUnsure() // not before: a peer that wishes to detach has its disk until it hears that it may
 	}
 	pd.adopt(own, ps, conn, real, decided)

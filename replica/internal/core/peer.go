@@ -182,8 +182,8 @@ func (p *peer) sendPing() {
 func (p *peer) answerPing() {
 	for _, pd := range p.pds {
 		lacking := pd.lacking()
-		if pd.conn == protocol.Ahead {
-			lacking = 0 // these are marks of what was written since; the target has not heard of them
+		if pd.conn == protocol.Ahead || pd.resync.unheard {
+			lacking = 0 // there are marks of what was written since, or has failed here; the target has not heard of them
 		}
 		pd.feed = pd.feed.PingReceived(lacking)
 	}

@@ -109,8 +109,9 @@ func (pd *peerDevice) receiveWrite(h protocol.Header, body []byte, payload *Buff
 	if pd.disk < protocol.Inconsistent {
 		// Marked at once: before the write's turn comes the peer may attach its disk,
 		// and compare bitmaps.
-		q.onlyCopy = true
-		v.onlyCopies++
+		if q.onlyCopy = !pd.departing; q.onlyCopy {
+			v.onlyCopies++
+		}
 		pd.setOutOfSync(q.sector, q.size)
 	}
 	pd.unacked++

@@ -33,6 +33,7 @@ type resync struct {
 	waiting []*peerReq // source: requests held back for other I/O
 	delay   timer
 	slow    bool // other I/O goes first
+	unheard bool // blocks were marked here since the bitmap went out: the target may believe that it has all
 	checkAt time.Duration
 	otherIO uint64 // sectors, at the last check
 

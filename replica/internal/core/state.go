@@ -223,6 +223,13 @@ func diff(o, n protocol.State) string {
 	return b.String()
 }
 
+// usesOurDisk reports whether the peer, Primary, has no disk but this one. A peer that was
+// allowed to detach its own has that until it says so: up to then it is the better one
+// after a crash of both, for this may lack what protocol A and B have acknowledged.
+func (pd *peerDevice) usesOurDisk(s protocol.State) bool {
+	return s.PeerDisk < protocol.Inconsistent && s.Peer == protocol.Primary && !pd.departing
+}
+
 // updateFlags recomputes the flag word from the state (spec: behaviour 7.1).
 func (v *volume) updateFlags() {
 	if !v.hasDisk() || v.closing {
@@ -237,7 +244,7 @@ func (v *volume) updateFlags() {
 		}
 	}
 	set(s.Disk > protocol.Inconsistent, metadata.Consistent)
-	set(s.Role == protocol.Primary || s.PeerDisk < protocol.Inconsistent && s.Peer == protocol.Primary ||
+	set(s.Role == protocol.Primary || v.pds[0].usesOurDisk(s) ||
 		v.onlyCopies > 0, // the peer has a disk again, and the activity log still stands in for marks
 		metadata.PrimaryInd)
 	set(s.Conn > protocol.WFReportParams, metadata.ConnectedInd)

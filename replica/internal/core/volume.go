@@ -99,6 +99,7 @@ type peerDevice struct {
 	sizes                      protocol.Sizes
 	sizesValid                 bool
 	stateSent                  bool // the first P_STATE of this connection has been sent
+	departing                  bool // the peer, Primary, was allowed to detach, and has not said that its disk is gone
 	consenting                 bool // the consequences of a change that the peer asked for are drawn
 	skipped                    bool // the initial sync, here; the peer has yet to confirm it
 	letGo                      bool // the other Primary was allowed to detach; own writes wait until it says that it has
@@ -219,7 +220,9 @@ func (pd *peerDevice) setOutOfSync(sector uint64, size uint32) uint64 {
 	if pd.bm == nil {
 		return 0
 	}
-	return pd.bm.SetRange(touched(sector, size))
+	changed := pd.bm.SetRange(touched(sector, size))
+	pd.resync.unheard = pd.resync.unheard || changed > 0
+	return changed
 }
 
 // setInSync clears the blocks that a range covers.
