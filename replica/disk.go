@@ -175,11 +175,11 @@ func (v *Volume) replaceDisk(in *disk) error {
 }
 
 // Detach takes the disk out of service, with clean metadata. The volume goes on
-// over the peer; it is refused if the peer has no UpToDate data. When it returns,
-// the device is not in use any more, except with the option Force, which leaves
-// requests that hang to themselves. Reads and writes of the application that hang use its
-// buffers, and so they are waited for even then; with VolumeConfig.DiskTimeout, which has
-// them work on copies, they are not.
+// over the peer; it is refused if the peer has no UpToDate data, and waits until that has
+// made durable what was written here. When it returns, the device is not in use any more,
+// except with the option Force, which leaves requests that hang to themselves. Reads and
+// writes of the application that hang use its buffers, and so they are waited for even
+// then; with VolumeConfig.DiskTimeout, which has them work on copies, they are not.
 func (v *Volume) Detach(ctx context.Context, opts ...DetachOption) error {
 	var o detachOptions
 	for _, opt := range opts {
