@@ -23,6 +23,7 @@ func (pd *peerDevice) sendBitmap() {
 	if pd.conn == protocol.WFBitMapS {
 		pd.markFlying()
 	}
+	pd.resync.unheard = false
 	s := &pd.p.session
 	compress := pd.v.c.cfg.Net.UseRLE && s.CanSend(protocol.CmdCompressedBitmap)
 	size := bitmap.MaxBody(protocol.HeaderSize(s.Version))
