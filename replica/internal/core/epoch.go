@@ -147,9 +147,10 @@ func (p *peer) abandonRequests() {
 			next := r.next
 			r.pd.setOutOfSync(r.sector, r.size)
 			r.landed()
-			if r.net == partPending || (r.stable || !r.wantAck) && r.io != nil {
+			if r.net == partPending || (r.stable || !r.wantAck || r.v.disk != protocol.UpToDate) && r.io != nil {
 				// With protocol A and B all that is known is that it was sent, or
-				// received: now the own disk has to take it.
+				// received: now the own disk has to take it. And if that is not good, the
+				// peer's was all that counted: its cache may be lost.
 				r.net = partFailed
 			}
 			if r.io == nil && !r.wantAck && r.local == partOK {

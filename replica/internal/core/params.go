@@ -128,8 +128,11 @@ func (pd *peerDevice) receiveSizes(q protocol.Sizes) {
 			if v.hasDisk() {
 				v.capacity = max(v.capacity, min(v.offers(), size))
 			}
-			pd.resync.grow = pd.resync.grow || size > before && !v.cfg.AssumeClean
 			v.resize(size, v.cfg.AssumeClean)
+		}
+		if size > before || q.CurrentSize != 0 && q.CurrentSize < size {
+			// The peer finds out now that this node has grown, perhaps in another life.
+			pd.resync.grow = pd.resync.grow || !v.cfg.AssumeClean
 		}
 		return
 	}

@@ -118,7 +118,7 @@ func (s *story) effect(n *Node, e *core.Event) {
 	case core.EventVerdict:
 		s.verdict(n, e.Volume, e.Decision)
 	case core.EventState:
-		if n == r.writer && r.cfg.Net.Protocol != protocol.ProtocolC && e.Old.Conn >= protocol.Connected && e.New.Conn < protocol.Connected &&
+		if (n == r.writer || e.Old.Role == protocol.Primary) && r.cfg.Net.Protocol != protocol.ProtocolC && e.Old.Conn >= protocol.Connected && e.New.Conn < protocol.Connected &&
 			e.New.Disk < protocol.UpToDate {
 			r.unproved = true // the own disk has failed, and what was only sent is lost with the link
 		}
