@@ -29,6 +29,7 @@ func (pd *peerDevice) receiveState(ps protocol.State) {
 		case ps.Conn > protocol.Connected && ps.Conn < protocol.SyncSource:
 			real = protocol.Inconsistent // still preparing
 		case own.Conn >= protocol.SyncSource && ps.Conn == protocol.Connected:
+			pd.resync.told = pd.resync.running
 			pd.peerSaysDone()
 			return
 		}

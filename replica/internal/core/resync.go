@@ -19,6 +19,7 @@ type resync struct {
 	running  bool
 	ready    bool   // target: the superblock says Inconsistent, blocks may be asked for
 	ending   bool   // the last blocks are here; flush, ping, identifiers
+	told     bool   // source: the target has said that it is complete
 	total    uint64 // blocks at the start
 	failed   uint64 // in this pass
 	cursor   uint64 // target: next block to look at
@@ -101,7 +102,7 @@ func (pd *peerDevice) resyncAfter(o, n protocol.ConnState) {
 		r.pause(n == protocol.PausedSyncS || n == protocol.PausedSyncT)
 		pd.pump()
 	case isResync(o) && !isResync(n):
-		if r.ending && sources(o) && n == protocol.Connected && pd.disk == protocol.Inconsistent {
+		if r.told && sources(o) && n == protocol.Connected && pd.disk == protocol.Inconsistent {
 			// The target had announced its end when our disk went: it is complete.
 			v.c.change(pd, fact, func(s *protocol.State) { s.PeerDisk = protocol.UpToDate })
 		}
@@ -174,7 +175,7 @@ func (r *resync) pause(on bool) {
 // stopResync forgets the machinery; blocks that were asked for stay out of sync.
 func (pd *peerDevice) stopResync() {
 	r := &pd.resync
-	r.running, r.ready, r.ending = false, false, false
+	r.running, r.ready, r.ending, r.told = false, false, false, false
 	r.asked, r.inFlight = r.asked[:0], 0
 	if pd.conn != protocol.Ahead {
 		pd.lateAcks += pd.rsPending
@@ -474,7 +475,8 @@ func (pd *peerDevice) concludeTarget() {
 	})
 }
 
-// peerSaysDone: the target reports Connected and UpToDate (spec: wire 8.3 step 10).
+// peerSaysDone: the target reports Connected and UpToDate (spec: wire 8.3 step 10), or,
+// below version 96, nothing is left to copy.
 func (pd *peerDevice) peerSaysDone() {
 	r := &pd.resync
 	if !r.running || r.ending {
