@@ -29,7 +29,7 @@ func (pd *peerDevice) receiveAck(cmd protocol.Command, a protocol.BlockAck) erro
 	r := pd.v.c.requests.find(a.ID)
 	if r == nil || r.v != pd.v || r.sector != a.Sector || r.net == partNone {
 		if cmd == protocol.CmdNegAck {
-			pd.setOutOfSync(a.Sector, a.Size)
+			pd.peerLacks(a.Sector, a.Size)
 			return nil
 		}
 		return fmt.Errorf("%w: it answers no request (id %x, sector %d)", protocol.ErrField, uint64(a.ID), a.Sector)
@@ -46,7 +46,7 @@ func (pd *peerDevice) receiveAck(cmd protocol.Command, a protocol.BlockAck) erro
 		r.bothWritten()
 		r.answered(partOK)
 	case protocol.CmdNegAck:
-		pd.setOutOfSync(r.sector, r.size)
+		pd.peerLacks(r.sector, r.size)
 		if r.err == nil {
 			r.err = fmt.Errorf("the peer could not write sector %d", r.sector)
 		}
@@ -66,6 +66,16 @@ func (pd *peerDevice) receiveAck(cmd protocol.Command, a protocol.BlockAck) erro
 		pd.p.coverConflicts()
 	}
 	return nil
+}
+
+// peerLacks: the peer could not do a write. Its disk, should it stay by on-io-error
+// pass_on, is not good from here on, whatever it says: were the own one to fail now, it
+// would be the source of the next resync.
+func (pd *peerDevice) peerLacks(sector uint64, size uint32) {
+	pd.setOutOfSync(sector, size)
+	if pd.conn == protocol.Connected && pd.disk == protocol.UpToDate && pd.v.disk == protocol.UpToDate {
+		pd.v.c.change(pd, fact, func(s *protocol.State) { s.PeerDisk = protocol.Inconsistent })
+	}
 }
 
 // answered ends the peer's part of a write. A later, contradicting answer (protocol

@@ -411,11 +411,17 @@ func (p *peer) namesDurable() bool {
 		if v.disk >= protocol.Inconsistent && v.metaUsable() && !v.md.durable.Equal(v.ids.Current) {
 			return false
 		}
-		if v.disk == protocol.Failed && v.md.writing && v.unborn != metadata.UUIDNone {
-			return false // a generation that the failed disk may have after all
+		if v.mayBeBorn() {
+			return false
 		}
 	}
 	return true
+}
+
+// mayBeBorn reports whether a disk that has failed may still come to hold a generation,
+// which then counts when it is back.
+func (v *volume) mayBeBorn() bool {
+	return v.disk == protocol.Failed && v.md.writing && v.unborn != metadata.UUIDNone
 }
 
 // closedUp goes on after a connection: to StandAlone, or to the next one.

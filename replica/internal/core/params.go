@@ -257,6 +257,10 @@ func (pd *peerDevice) receiveUUIDs(q protocol.UUIDs) {
 	pd.idsValid, pd.uuidFlags, pd.uuidBits = true, metadata.UUIDFlags(q.Flags), q.BitmapBits
 	pd.idsDue = false
 	if !v.offersDisk() {
+		if pd.conn < protocol.Connected && v.mayBeBorn() {
+			pd.p.lose(protocol.BrokenPipe) // and connect anew when it is known which one the users see
+			return
+		}
 		// A connected peer that has had no disk so far attaches one.
 		if v.role == protocol.Primary && (pd.conn < protocol.Connected || pd.disk < protocol.Inconsistent) && !metadata.AcceptsData(v.exposed, pd.ids.Current, metadata.DiskUnknown) {
 			pd.p.refuse(fmt.Errorf("%w: it saw generation %s, the peer has %s", ErrDataStale, v.exposed, pd.ids.Current))

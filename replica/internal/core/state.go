@@ -75,6 +75,11 @@ func (c *Core) judge(pd *peerDevice, old, want, s protocol.State, f force) (stri
 		// take it for good.
 		return "attaching", protocol.CodeInTransientState
 	}
+	if old.Conn == protocol.WFReportParams && want.Conn > protocol.Connected && s.Conn == protocol.Connected {
+		// S3 leaves of a verify or resync by command that the nodes are connected: without
+		// a handshake.
+		return "handshake", protocol.CodeInTransientState
+	}
 	if want.Disk == protocol.Outdated && old.Disk < protocol.Outdated {
 		// Connected, S5 would make UpToDate of it: of a disk that has failed or
 		// lacks blocks, too.
