@@ -267,5 +267,6 @@ func (r *Run) tentative(a *rand.Rand) {
 
 func (r *Run) newGeneration(a *rand.Rand) {
 	n := r.any(a)
+	r.story.renamed = true
 	r.try(n, "new-current-uuid", func(c *core.Command) { n.core.NewCurrentUUID(c, 0, false) })
 }

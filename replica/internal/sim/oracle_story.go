@@ -22,6 +22,7 @@ type story struct {
 	// consent: the administrator has given up this node's data, or has declared
 	// data good that was not.
 	consent [2]bool
+	renamed bool       // the administrator has begun a generation, which pushes others out of the history
 	rng     *rand.Rand // of what is looked at: not the cluster's, so that looking changes nothing
 }
 
@@ -145,8 +146,9 @@ func (s *story) verdict(n *Node, vol int, d *metadata.Decision) {
 		bad = "a history that cannot be"
 	case out == metadata.SplitBrain || out == metadata.SplitBrainManual || out == metadata.Unrelated:
 		r.Figures.Faults["split brain"]++
-		// A forced promotion may drop an ancestor from the two entries of history.
-		if !diverged && !(d.Verdict.Rule == 100 && s.consent[0]) {
+		// A forced promotion, or a generation by command, may drop an ancestor from the two
+		// entries of history.
+		if !diverged && !(d.Verdict.Rule == 100 && (s.consent[0] || s.renamed)) {
 			bad = "the histories did not diverge"
 		}
 	case diverged && !s.consent[0] && !s.consent[1]:
