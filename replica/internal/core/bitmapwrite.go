@@ -78,14 +78,14 @@ const bitmapRun = 64 // pages written at once: 256 KiB
 
 // writeBitmap writes the dirty ones among pages (nil: all) and then calls fn.
 func (v *volume) writeBitmap(pages []int, fn func(error)) {
-	if !v.metaUsable() {
-		fn(ErrDiskless)
-		return
-	}
 	v.addBitmapJob(bitmapJob{pages: pages, fn: fn})
 }
 
 func (v *volume) addBitmapJob(j bitmapJob) {
+	if !v.metaUsable() {
+		j.fn(ErrDiskless)
+		return
+	}
 	v.bmw.jobs = append(v.bmw.jobs, j)
 	if !v.bmw.running {
 		v.bmw.running = true
@@ -100,10 +100,6 @@ func (v *volume) bitmapFirst(fn func(error)) {
 		fn(nil)
 		return
 	}
-	if !v.metaUsable() {
-		fn(ErrDiskless)
-		return
-	}
 	v.addBitmapJob(bitmapJob{first: true, fn: fn})
 }
 
@@ -114,6 +110,9 @@ func (v *volume) bitmapFirst(fn func(error)) {
 func (v *volume) replaceBitmap(fn func(error)) {
 	v.bmw.replacing++
 	v.bmw.unsaid++
+	for _, pd := range v.pds {
+		pd.resync.unheard = true
+	}
 	v.sb.Flags |= metadata.FullSync
 	done := func(err error) {
 		v.bmw.replacing--

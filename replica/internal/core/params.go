@@ -206,7 +206,6 @@ func (v *volume) resize(size uint64, assumeClean bool) {
 			pd.bm = bitmap.New(0)
 		}
 		pd.bm.Resize(bitmap.BitsFor(size), !assumeClean)
-		pd.resync.unheard = true
 	}
 	v.gates++
 	v.sb.Flags |= metadata.ALDisabled

@@ -267,7 +267,6 @@ func (v *volume) skipInitialSync(pd *peerDevice, fn func(error)) {
 // setAllOutOfSync marks everything out of sync.
 func (v *volume) setAllOutOfSync(pd *peerDevice) {
 	pd.bm.SetAll()
-	pd.resync.unheard = true
 	v.al.susp = false
 	v.replaceBitmap(func(err error) {
 		if err == nil && v.role == protocol.Primary {
